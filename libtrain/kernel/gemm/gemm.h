@@ -1,0 +1,32 @@
+/* Matrix products. An ordered list of implementations (oneDNN, BLAS, reference); the first that takes types and shape
+ * wins. The choice is a function of CPU and shape only, so that two runs that must agree do. Bits do not depend on the
+ * number of threads.
+ *
+ * Weights W[O,C] are used in place, in f32, bf16 or int8; where their type is not the compute type (that of the
+ * activations) they are widened or dequantised tile by tile, never as a dense copy of the model. */
+#ifndef TR_GEMM_H
+#define TR_GEMM_H
+#include "libtrain/tensor/tensor.h"
+#include <stdio.h>
+
+/* y[N,O] (+)= x[N,C] W[O,C]^T.  x, y f32 or bf16 (y may also be f32 when x is bf16: logits). */
+int tr_gemm_forward(struct tr_tensor *y_NO, const struct tr_tensor *x_NC, const struct tr_tensor *w_OC, bool acc);
+/* dx[N,C] (+)= dy[N,O] W[O,C]. */
+int tr_gemm_dx(struct tr_tensor *dx_NC, const struct tr_tensor *dy_NO, const struct tr_tensor *w_OC, bool acc);
+/* dw[O,C] (+)= dy[N,O]^T x[N,C]; dw f32, best with rows padded by 16 floats. Summed in fixed segments of 512 tokens
+ * counted from the first row, in order, so that a batch cut at multiples of 512 gives the same bits. */
+int tr_gemm_dw(struct tr_tensor *dw_OC, const struct tr_tensor *dy_NO, const struct tr_tensor *x_NC, bool acc);
+
+/* Plain f32 product for optimizers: c[M,N] = alpha op(a) op(b) + beta c, any of them transposed; all f32, row strides allowed. */
+int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb, float beta);
+
+/* Bytes that the libraries keep for packing and scratch at most; counted in the ledger as workspace at first use. */
+size_t tr_gemm_scratch(void);
+
+/* Is bf16 compute native here (avx512_bf16 or amx_bf16 and oneDNN)? Otherwise `compute = auto` means f32. */
+bool tr_gemm_has_bf16(void);
+
+/* GFLOP/s of [n,c]x[o,c]^T in `dtype`, best of several short runs; for doctor, bench and plan. */
+double tr_gemm_rate(enum tr_dtype dtype, int64_t n, int64_t o, int64_t c);
+
+#endif

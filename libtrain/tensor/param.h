@@ -1,0 +1,20 @@
+/* Parameters: what is trained. The model owns an array of them in layer order, the same on every rank. */
+#ifndef TR_PARAM_H
+#define TR_PARAM_H
+#include "libtrain/tensor/tensor.h"
+
+enum tr_role { TR_MATRIX, TR_EMBEDDING, TR_HEAD, TR_NORM, TR_BIAS, TR_ROLES };
+const char *tr_role_name(enum tr_role r);   /* "matrix", "embedding", "head", "norm", "bias" */
+
+struct tr_param {
+    char name[96];            /* Hugging Face name, e.g. model.layers.0.self_attn.q_proj.weight */
+    enum tr_role role;
+    int layer;                /* index in the model's list of layers */
+    int index;                /* position in the model's array */
+    struct tr_tensor value;   /* [O,C] or [C]; may be a row view into a stack of parameters (q|k|v) */
+    bool file_transposed;     /* files hold [C,O] (GPT-2's Conv1D): transposed at the boundary */
+    bool trainable;
+    int pending;              /* uses on the tape whose gradient is still to come */
+};
+
+#endif

@@ -1,0 +1,127 @@
+#include "libtrain/tensor/tensor.h"
+#include "libtrain/base/status.h"
+#include "libtrain/tensor/param.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+enum { OWNER_NONE, OWNER_MEM = 1, OWNER_ARENA = 1 + TR_CATEGORIES };
+
+const char *tr_role_name(enum tr_role r)
+{
+    static const char *const name[TR_ROLES] = { "matrix", "embedding", "head", "norm", "bias" };
+    return name[r];
+}
+
+int64_t tr_cols(const struct tr_tensor *t) { return t->ndim ? t->dim[t->ndim - 1] : 0; }
+
+int64_t tr_rows(const struct tr_tensor *t)
+{
+    int64_t n = t->ndim ? 1 : 0;
+    for (int i = 0; i + 1 < t->ndim; i++) n *= t->dim[i];
+    return n;
+}
+
+int64_t tr_count(const struct tr_tensor *t) { return tr_rows(t) * tr_cols(t); }
+
+size_t tr_bytes(const struct tr_tensor *t)
+{
+    int64_t rows = tr_rows(t);
+    return rows == 0 ? 0 : (size_t)((rows - 1) * t->ld + tr_cols(t)) * tr_dtype_size(t->dtype);
+}
+
+static size_t owned_bytes(const struct tr_tensor *t) { return (size_t)(tr_rows(t) * t->ld) * tr_dtype_size(t->dtype); }
+
+static int shape(struct tr_tensor *t, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad)
+{
+    *t = (struct tr_tensor){ .dtype = dtype, .ndim = ndim };
+    int64_t total = 8;
+    for (int i = 0; i < ndim; i++) {
+        if (dim[i] < 0 || __builtin_mul_overflow(total, dim[i] ? dim[i] : 1, &total) || total > INT64_MAX / 4)
+            return tr_fail(TR_EINPUT, "a tensor's dimensions overflow");
+        t->dim[i] = dim[i];
+    }
+    t->ld = dim[ndim - 1] + pad;
+    return TR_OK;
+}
+
+int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim)
+{
+    TR_TRY(shape(t, dtype, ndim, dim, 0));
+    TR_TRY(tr_mem_alloc(&t->data, owned_bytes(t), c));
+    t->owner = (unsigned char)(OWNER_MEM + c);
+    return TR_OK;
+}
+
+int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad)
+{
+    TR_TRY(shape(t, dtype, ndim, dim, pad));
+    TR_TRY(tr_arena_alloc(&t->data, owned_bytes(t), c));
+    t->owner = (unsigned char)(OWNER_ARENA + c);
+    return TR_OK;
+}
+
+void tr_tensor_release(struct tr_tensor *t)
+{
+    if (t->owner >= OWNER_ARENA) tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
+    else if (t->owner >= OWNER_MEM) tr_mem_free(t->data, owned_bytes(t), (enum tr_category)(t->owner - OWNER_MEM));
+    *t = (struct tr_tensor){ 0 };
+}
+
+struct tr_tensor tr_tensor_view(void *data, enum tr_dtype dtype, int ndim, const int64_t *dim)
+{
+    struct tr_tensor t = { .data = data, .dtype = dtype, .ndim = ndim };
+    for (int i = 0; i < ndim; i++) t.dim[i] = dim[i];
+    t.ld = dim[ndim - 1];
+    return t;
+}
+
+struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t n)
+{
+    struct tr_tensor v = *t;
+    v.owner = OWNER_NONE;
+    v.ndim = 2;
+    v.dim[0] = n;
+    v.dim[1] = tr_cols(t);
+    v.data = (char *)t->data + (size_t)(begin * t->ld) * tr_dtype_size(t->dtype);
+    if (t->quant.scale) v.quant.scale += begin * ((v.dim[1] + t->quant.group - 1) / t->quant.group);
+    return v;
+}
+
+struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n)
+{
+    struct tr_tensor v = *t;
+    v.owner = OWNER_NONE;
+    v.ndim = 2;
+    v.dim[0] = tr_rows(t);
+    v.dim[1] = n;
+    v.data = (char *)t->data + (size_t)begin * tr_dtype_size(t->dtype);
+    return v;
+}
+
+struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *dim)
+{
+    struct tr_tensor v = *t;
+    v.owner = OWNER_NONE;
+    v.ndim = ndim;
+    for (int i = 0; i < ndim; i++) v.dim[i] = dim[i];
+    v.ld = dim[ndim - 1];
+    return v;
+}
+
+bool tr_same_shape(const struct tr_tensor *a, const struct tr_tensor *b)
+{
+    bool same = a->ndim == b->ndim;
+    for (int i = 0; same && i < a->ndim; i++) same = a->dim[i] == b->dim[i];
+    return same;
+}
+
+const char *tr_shape_text(const struct tr_tensor *t)
+{
+    static _Thread_local char texts[8][96];
+    static _Thread_local int turn;
+    char *s = texts[turn++ % 8];
+    int n = snprintf(s, 96, "[");
+    for (int i = 0; i < t->ndim; i++) n += snprintf(s + n, (size_t)(96 - n), "%s%" PRId64, i ? ", " : "", t->dim[i]);
+    snprintf(s + n, (size_t)(96 - n), "]");
+    return s;
+}

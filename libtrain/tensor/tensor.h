@@ -1,0 +1,60 @@
+/* Tensors: an open struct. Row-major; rows may be longer than what is used of them (`ld`), nothing else is strided.
+ *
+ * Letters at the end of names give the shape:  N tokens of a micro-batch (all sequences one after another, no padding),
+ * C hidden, H heads, K kv heads, D head size, Q = (H + 2K) D columns of the fused q|k|v, I intermediate, V vocabulary,
+ * O outputs and C or I inputs of a linear layer (weights are [O,C] as in the files), R rank of a projection.
+ *
+ * Code outside kernel/ never touches the bytes: it moves them with tr_tensor_read/_write and computes with the table in
+ * kernel/kernel.h. */
+#ifndef TR_TENSOR_H
+#define TR_TENSOR_H
+#include "libtrain/base/mem.h"
+#include "libtrain/tensor/dtype.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+/* int8 weights: value[o][c] = scale[o][c / group] * int8, scales f32 [rows, ceil(cols / group)]. */
+struct tr_quant { float *scale; int64_t group; };
+
+struct tr_tensor {
+    void *data;
+    enum tr_dtype dtype;
+    int ndim;            /* 1..4; a scalar is [1] */
+    int64_t dim[4];
+    int64_t ld;          /* elements from one row (all but the last dimension counted as rows) to the next, >= dim[ndim-1] */
+    struct tr_quant quant;   /* only TR_INT8 */
+    unsigned char owner;     /* 0 a view; else how release gives the bytes back */
+};
+
+int64_t tr_cols(const struct tr_tensor *t);    /* last dimension */
+int64_t tr_rows(const struct tr_tensor *t);    /* product of the others */
+int64_t tr_count(const struct tr_tensor *t);   /* elements */
+size_t tr_bytes(const struct tr_tensor *t);    /* bytes from the first to the last element, gaps of `ld` included */
+
+/* A tensor of its own bytes, zeroed, from tr_mem_alloc; ld = last dimension. Errors: TR_EFAIL; a product of dimensions
+ * that overflows is TR_EINPUT. */
+int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim);
+/* The same in the step arena, not zeroed. `pad` makes each row that many elements longer. */
+int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad);
+/* Gives the bytes back when t owns them; t becomes empty. Safe on {0}. */
+void tr_tensor_release(struct tr_tensor *t);
+
+/* A borrowed shape over bytes of the caller (host memory for kernels/ref and tests). */
+struct tr_tensor tr_tensor_view(void *data, enum tr_dtype dtype, int ndim, const int64_t *dim);
+/* Rows [begin, begin + n) and columns [begin, begin + n) of a matrix, borrowed. */
+struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t n);
+struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n);
+/* The same bytes seen as a matrix [rows, cols] or under another shape (dense tensors only). */
+struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *dim);
+
+bool tr_same_shape(const struct tr_tensor *a, const struct tr_tensor *b);
+/* "[49152, 576]" in a buffer of this thread (eight in turn). */
+const char *tr_shape_text(const struct tr_tensor *t);
+
+/* Copies between host memory (dense, the tensor's dtype) and the tensor. In dry mode nothing is copied (read gives zeros). */
+void tr_tensor_write(struct tr_tensor *t, const void *host);
+void tr_tensor_read(const struct tr_tensor *t, void *host);
+
+#define TR_DIMS(...) ((int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t))), (const int64_t[]){ __VA_ARGS__ }
+
+#endif
