@@ -1,0 +1,203 @@
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/file.h"
+#include "checkpoint/part.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/base/crc.h"
+#include "libtrain/base/file.h"
+#include "libtrain/base/log.h"
+#include "libtrain/base/status.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+int ckpt_newest(char **path, int64_t *step, const char *folder)
+{
+    int64_t *steps;
+    size_t n;
+    *path = NULL;
+    TR_TRY(ckpt_file_steps(&steps, &n, folder));
+    int rc = tr_fail(TR_EINPUT, "no snapshot in '%s/snapshots': start without --resume", folder);
+    for (size_t i = 0; i < n; i++) {
+        char *file;
+        TR_GO(ckpt_file_path(&file, folder, steps[i]));
+        if ((rc = ckpt_file_verify(file)) == TR_OK) {
+            *path = file;
+            *step = steps[i];
+            goto done;
+        }
+        tr_warn("%s%s", tr_message(), i + 1 < n ? "; trying the one before" : "");
+        free(file);
+    }
+    if (n) rc = tr_fail(TR_EDAMAGED, "every snapshot in '%s/snapshots' is damaged (%zu): start again without --resume", folder, n);
+done:
+    free(steps);
+    return rc;
+}
+
+struct loader {
+    struct tr_h5 *f;
+    const char *path, *prefix;
+    bool write;                 /* the first pass compares, the second one overwrites */
+    struct tr_buf names;        /* what the state listed, one name after another, each ended by a NUL */
+    const char **sorted;
+    size_t n;
+};
+
+static bool wanted(const struct loader *l, const char *name)
+{
+    return !l->prefix || !strncmp(name, l->prefix, strlen(l->prefix));
+}
+
+static int differs(const struct loader *l, const char *name, const char *here, const char *there)
+{
+    return tr_fail(TR_EINPUT, "snapshot '%s' is of another model or recipe: '%s' is %s here and %s there", l->path, name, here, there);
+}
+
+static int note(struct loader *l, const char *name)
+{
+    l->n++;
+    return tr_buf_add(&l->names, name, strlen(name) + 1);
+}
+
+/* The checksum of a dataset as it was saved. */
+static int check_crc(const struct loader *l, const char *name, uint32_t crc)
+{
+    double want;
+    TR_TRY(tr_h5_attr_real(l->f, name, "crc32c", &want));
+    if (want == (double)crc) return TR_OK;
+    return tr_fail(TR_EDAMAGED, "snapshot '%s' is damaged: the checksum of '%s' does not hold", l->path, name);
+}
+
+static int compare_tensor(struct loader *l, const char *name, const struct tr_tensor *t)
+{
+    struct tr_tensor file = { 0 };
+    char here[160], there[160], *dtype;
+    double group;
+    snprintf(here, sizeof here, "%s %s", tr_dtype_name(t->dtype), tr_shape_text(t));
+    TR_TRY(note(l, name));
+    if (!tr_h5_has(l->f, name)) return differs(l, name, here, "missing");
+    TR_TRY(tr_h5_info(l->f, name, &file.dtype, &file.ndim, file.dim));
+    TR_TRY(tr_h5_attr_text(l->f, name, "dtype", &dtype));
+    snprintf(there, sizeof there, "%.16s %s", dtype, tr_shape_text(&file));
+    bool same = !strcmp(dtype, tr_dtype_name(t->dtype)) && file.dtype == t->dtype && tr_same_shape(&file, t);
+    free(dtype);
+    if (!same) return differs(l, name, here, there);
+    if (!ckpt_scale_view(t).ndim) return TR_OK;
+    TR_TRY(tr_h5_attr_real(l->f, name, "group", &group));
+    if (group == (double)t->quant.group) return TR_OK;
+    snprintf(here, sizeof here, "int8 in groups of %" PRId64, t->quant.group);
+    snprintf(there, sizeof there, "in groups of %.0f", group);
+    return differs(l, name, here, there);
+}
+
+static int read_tensor(struct loader *l, const char *name, struct tr_tensor *t)
+{
+    struct ckpt_parts parts = ckpt_parts(t);
+    struct tr_tensor view;
+    size_t size = (size_t)parts.each * parts.bytes;
+    int64_t begin, n;
+    uint32_t crc = 0;
+    void *host;
+    int rc = TR_OK;
+    TR_TRY(tr_mem_alloc(&host, size, TR_SNAPSHOT));
+    while (ckpt_part_next(&parts, t, &view, &begin, &n)) {
+        TR_GO(tr_h5_read_rows(l->f, name, t->dtype, begin, n, host));
+        crc = tr_crc32c(crc, host, (size_t)n * parts.bytes);
+        tr_tensor_write(&view, host);
+    }
+    rc = check_crc(l, name, crc);
+done:
+    tr_mem_free(host, size, TR_SNAPSHOT);
+    return rc;
+}
+
+static int load_tensor(void *self, const char *name, struct tr_tensor *t)
+{
+    struct loader *l = self;
+    struct tr_tensor scale = ckpt_scale_view(t);
+    if (!wanted(l, name)) return TR_OK;
+    TR_TRY(l->write ? read_tensor(l, name, t) : compare_tensor(l, name, t));
+    if (!scale.ndim) return TR_OK;
+    struct tr_buf b = { 0 };
+    int rc = tr_buf_printf(&b, "%s.scale", name);
+    if (rc == TR_OK) rc = l->write ? read_tensor(l, b.data, &scale) : compare_tensor(l, b.data, &scale);
+    tr_buf_release(&b);
+    return rc;
+}
+
+static int load_words(void *self, const char *name, uint64_t *words, int64_t count)
+{
+    struct loader *l = self;
+    if (!wanted(l, name)) return TR_OK;
+    if (l->write) {
+        TR_TRY(tr_h5_read_words(l->f, name, words, count));
+        return check_crc(l, name, tr_crc32c(0, words, (size_t)count * 8));
+    }
+    enum tr_dtype type;
+    int ndim;
+    int64_t dim[4];
+    char here[64], there[64];
+    TR_TRY(note(l, name));
+    snprintf(here, sizeof here, "%" PRId64 " words", count);
+    if (!tr_h5_has(l->f, name)) return differs(l, name, here, "missing");
+    TR_TRY(tr_h5_info(l->f, name, &type, &ndim, dim));
+    snprintf(there, sizeof there, "%" PRId64 " numbers", dim[0]);
+    return ndim == 1 && dim[0] == count ? TR_OK : differs(l, name, here, there);
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+static int known(void *self, const char *name)
+{
+    struct loader *l = self;
+    if (!wanted(l, name) || bsearch(&name, l->sorted, l->n, sizeof *l->sorted, by_name)) return TR_OK;
+    return differs(l, name, "unknown", "present");
+}
+
+/* State that the snapshot holds and this run does not (another optimizer's) would be lost without a word. */
+static int compare_names(struct loader *l)
+{
+    TR_TRY(tr_calloc(&l->sorted, l->n, sizeof *l->sorted));
+    const char *name = l->names.data;
+    for (size_t i = 0; i < l->n; i++, name += strlen(name) + 1) l->sorted[i] = name;
+    qsort(l->sorted, l->n, sizeof *l->sorted, by_name);
+    return ckpt_file_walk(l->f, known, l);
+}
+
+static int load_file(const char *path, int64_t *step, ckpt_state state, void *self, const char *prefix)
+{
+    struct loader l = { .path = path, .prefix = prefix };
+    struct tr_visitor v = { &l, load_tensor, load_words };
+    double number;
+    TR_TRY(tr_h5_open(&l.f, path));
+    int rc;
+    TR_GO(tr_h5_attr_real(l.f, "/", "format_version", &number));
+    if (number != 1) TR_GO(tr_fail(TR_EINPUT, "snapshot '%s' has format version %g: this program reads version 1", path, number));
+    TR_GO(tr_h5_attr_real(l.f, "/", "step", &number));
+    TR_GO(state(self, &v));
+    TR_GO(compare_names(&l));
+    l.write = true;
+    TR_GO(state(self, &v));
+    if (step) *step = (int64_t)number;
+done:
+    tr_h5_close(l.f);
+    tr_buf_release(&l.names);
+    free(l.sorted);
+    return rc;
+}
+
+int ckpt_load_some(const char *path, int64_t *step, ckpt_state state, void *self, const char *prefix)
+{
+    if (!tr_is_dir(path)) {
+        TR_TRY(ckpt_file_verify(path));
+        return load_file(path, step, state, self, prefix);
+    }
+    char *file;
+    int64_t newest;
+    TR_TRY(ckpt_newest(&file, &newest, path));
+    int rc = load_file(file, step, state, self, prefix);
+    free(file);
+    return rc;
+}
+
+int ckpt_load(const char *path, int64_t *step, ckpt_state state, void *self) { return ckpt_load_some(path, step, state, self, NULL); }
