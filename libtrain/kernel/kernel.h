@@ -43,6 +43,7 @@ struct tr_kernels {
     /* y[i] (+)= w[ids[i]]; w f32, bf16 or int8 */
     void (*embed)(struct tr_tensor *y_NC, const struct tr_tensor *w_VC, const struct tr_tensor *ids_N, bool acc);
     void (*embed_backward)(struct tr_tensor *dw_VC, const struct tr_tensor *dy_NC, const struct tr_tensor *ids_N);
+    void (*scatter)(struct tr_tensor *y_NC, const struct tr_tensor *x_MC, const struct tr_tensor *rows_M);   /* y[rows[i]] = x[i], rows distinct */
     /* r = 1 / sqrt(mean(x^2) + eps) f32 per row; y = x r g. Rows are split further into `tr_cols(g)` wide groups when x is
      * wider than g (Qwen3's q/k norm on head slices): r then has one entry per row and group. y may be x. */
     void (*rms_norm)(struct tr_tensor *y, struct tr_tensor *r, const struct tr_tensor *x, const struct tr_tensor *g, float eps);

@@ -1,0 +1,188 @@
+#include "libtrain/kernel/ref/ref.h"
+#include "libtrain/kernel/ref/rows.h"
+#include <math.h>
+#include <stdlib.h>
+
+void tr_ref_write(struct tr_tensor *t, const void *host)
+{
+    size_t row = (size_t)tr_cols(t) * tr_dtype_size(t->dtype), step = (size_t)t->ld * tr_dtype_size(t->dtype);
+    for (int64_t r = 0; r < tr_rows(t); r++) memcpy((char *)t->data + (size_t)r * step, (const char *)host + (size_t)r * row, row);
+}
+
+void tr_ref_read(const struct tr_tensor *t, void *host)
+{
+    size_t row = (size_t)tr_cols(t) * tr_dtype_size(t->dtype), step = (size_t)t->ld * tr_dtype_size(t->dtype);
+    for (int64_t r = 0; r < tr_rows(t); r++) memcpy((char *)host + (size_t)r * row, (const char *)t->data + (size_t)r * step, row);
+}
+
+#define ROWS(t, r) _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < tr_rows(t); r++)
+
+void tr_ref_copy(struct tr_tensor *y, const struct tr_tensor *x)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float b[TR_CHUNK];
+        tr_load_row(b, x, r, c, n);
+        tr_store_row(y, r, c, n, b);
+    }
+}
+
+void tr_ref_fill(struct tr_tensor *y, float value)
+{
+    float b[TR_CHUNK];
+    for (int k = 0; k < TR_CHUNK; k++) b[k] = value;
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) tr_store_row(y, r, c, n, b);
+}
+
+void tr_ref_random_normal(struct tr_tensor *y, struct tr_key key, float std)
+{
+    int64_t cols = tr_cols(y);
+    ROWS(y, r) for (int64_t c = 0; c < cols; c++) {
+        float v = (float)((double)std * tr_normal(key, (uint64_t)(r * cols + c)));
+        tr_store_row(y, r, c, 1, &v);
+    }
+}
+
+void tr_ref_add(struct tr_tensor *y, const struct tr_tensor *a, const struct tr_tensor *b)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float u[TR_CHUNK], v[TR_CHUNK];
+        tr_load_row(u, a, r, c, n);
+        tr_load_row(v, b, r, c, n);
+        for (int64_t k = 0; k < n; k++) u[k] += v[k];
+        tr_store_row(y, r, c, n, u);
+    }
+}
+
+void tr_ref_axpy(struct tr_tensor *y, float alpha, const struct tr_tensor *x)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float u[TR_CHUNK], v[TR_CHUNK];
+        tr_load_row(u, y, r, c, n);
+        tr_load_row(v, x, r, c, n);
+        for (int64_t k = 0; k < n; k++) u[k] += alpha * v[k];
+        tr_store_row(y, r, c, n, u);
+    }
+}
+
+void tr_ref_scale(struct tr_tensor *y, float alpha)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float u[TR_CHUNK];
+        tr_load_row(u, y, r, c, n);
+        for (int64_t k = 0; k < n; k++) u[k] *= alpha;
+        tr_store_row(y, r, c, n, u);
+    }
+}
+
+double tr_ref_sum_squares(const struct tr_tensor *x) /* a row is summed in order, rows by blocks of 64 in order */
+{
+    int64_t rows = tr_rows(x), blocks = (rows + 63) / 64;
+    double *part = calloc((size_t)blocks + 1, sizeof *part), sum = 0;
+    if (!part) return NAN;
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t r = 64 * b; r < rows && r < 64 * b + 64; r++) TR_FOR_CHUNKS(c, n, tr_cols(x)) {
+            float u[TR_CHUNK];
+            tr_load_row(u, x, r, c, n);
+            for (int64_t k = 0; k < n; k++) part[b] += (double)u[k] * (double)u[k];
+        }
+    for (int64_t b = 0; b < blocks; b++) sum += part[b];
+    free(part);
+    return sum;
+}
+
+bool tr_ref_all_finite(const struct tr_tensor *x)
+{
+    int bad = 0;
+#pragma omp parallel for schedule(static) reduction(| : bad)
+    for (int64_t r = 0; r < tr_rows(x); r++) TR_FOR_CHUNKS(c, n, tr_cols(x)) {
+        float u[TR_CHUNK];
+        tr_load_row(u, x, r, c, n);
+        for (int64_t k = 0; k < n; k++) bad |= !isfinite(u[k]);
+    }
+    return !bad;
+}
+
+void tr_ref_swiglu(struct tr_tensor *a, const struct tr_tensor *gu)
+{
+    int64_t I = tr_cols(a);
+    ROWS(a, r) TR_FOR_CHUNKS(c, n, I) {
+        float g[TR_CHUNK], u[TR_CHUNK];
+        tr_load_row(g, gu, r, c, n);
+        tr_load_row(u, gu, r, I + c, n);
+        for (int64_t k = 0; k < n; k++) u[k] *= g[k] / (1 + expf(-g[k]));
+        tr_store_row(a, r, c, n, u);
+    }
+}
+
+void tr_ref_swiglu_backward(struct tr_tensor *dgu, const struct tr_tensor *da, const struct tr_tensor *gu)
+{
+    int64_t I = tr_cols(da);
+    ROWS(da, r) TR_FOR_CHUNKS(c, n, I) {
+        float g[TR_CHUNK], u[TR_CHUNK], d[TR_CHUNK];
+        tr_load_row(g, gu, r, c, n);
+        tr_load_row(u, gu, r, I + c, n);
+        tr_load_row(d, da, r, c, n);
+        for (int64_t k = 0; k < n; k++) {
+            float s = 1 / (1 + expf(-g[k])), silu = g[k] * s;
+            float dg = d[k] * u[k] * (s + silu * (1 - s));
+            u[k] = d[k] * silu;
+            g[k] = dg;
+        }
+        tr_store_row(dgu, r, c, n, g);
+        tr_store_row(dgu, r, I + c, n, u);
+    }
+}
+
+static const float GELU_A = 0.7978845608028654f, GELU_B = 0.044715f; /* sqrt(2/pi) */
+
+void tr_ref_gelu(struct tr_tensor *y, const struct tr_tensor *x)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float u[TR_CHUNK];
+        tr_load_row(u, x, r, c, n);
+        for (int64_t k = 0; k < n; k++) u[k] = 0.5f * u[k] * (1 + tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k])));
+        tr_store_row(y, r, c, n, u);
+    }
+}
+
+void tr_ref_gelu_backward(struct tr_tensor *dx, const struct tr_tensor *dy, const struct tr_tensor *x)
+{
+    ROWS(dx, r) TR_FOR_CHUNKS(c, n, tr_cols(dx)) {
+        float u[TR_CHUNK], d[TR_CHUNK];
+        tr_load_row(u, x, r, c, n);
+        tr_load_row(d, dy, r, c, n);
+        for (int64_t k = 0; k < n; k++) {
+            float t = tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k]));
+            d[k] *= 0.5f * (1 + t) + 0.5f * u[k] * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * u[k] * u[k]);
+        }
+        tr_store_row(dx, r, c, n, d);
+    }
+}
+
+void tr_ref_add_bias(struct tr_tensor *y, const struct tr_tensor *b)
+{
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
+        float u[TR_CHUNK], v[TR_CHUNK];
+        tr_load_row(u, y, r, c, n);
+        tr_load_row(v, b, 0, c, n);
+        for (int64_t k = 0; k < n; k++) u[k] += v[k];
+        tr_store_row(y, r, c, n, u);
+    }
+}
+
+/* Sums over rows: a thread owns columns and walks all rows in order, so the bits do not depend on the threads. */
+void tr_ref_bias_backward(struct tr_tensor *db, const struct tr_tensor *dy)
+{
+    int64_t O = tr_cols(dy), chunks = (O + 63) / 64;
+#pragma omp parallel for schedule(static)
+    for (int64_t q = 0; q < chunks; q++) {
+        int64_t c = q * 64, n = O - c < 64 ? O - c : 64;
+        float sum[64] = { 0 }, v[64];
+        for (int64_t r = 0; r < tr_rows(dy); r++) {
+            tr_load_row(v, dy, r, c, n);
+            for (int64_t k = 0; k < n; k++) sum[k] += v[k];
+        }
+        for (int64_t k = 0; k < n; k++) ((float *)db->data)[c + k] += sum[k];
+    }
+}
