@@ -21,5 +21,7 @@ enum { TR_MAX_HEAD_DIM = 512 };
                                   const struct tr_tensor *logits_NV, const struct tr_tensor *target_N, float scale)
 
 TR_ATTENTION_VARIANT(ref);
+TR_ATTENTION_VARIANT(avx2);
+TR_ATTENTION_VARIANT(avx512);    /* bf16 tensors need avx512_bf16 or are widened: both are inside */
 
 #endif

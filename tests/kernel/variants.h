@@ -1,0 +1,37 @@
+/* The variants of attention and loss that this CPU can run, plain C first. */
+#include "libtrain/kernel/attention.h"
+#include "train_config.h"
+
+struct variant {
+    const char *name;
+    void (*attention)(struct tr_tensor *, struct tr_tensor *, const struct tr_tensor *, const struct tr_layout *, const struct tr_attention *);
+    void (*backward)(struct tr_tensor *, const struct tr_tensor *, const struct tr_tensor *, const struct tr_tensor *,
+                     const struct tr_tensor *, const struct tr_layout *, const struct tr_attention *, struct tr_tensor *);
+    size_t (*work)(const struct tr_layout *, const struct tr_attention *, enum tr_dtype, bool);
+    void (*cached)(struct tr_tensor *, const struct tr_tensor *, const struct tr_tensor *, const struct tr_tensor *, int64_t, int64_t,
+                   const struct tr_attention *);
+    void (*cross_entropy)(struct tr_tensor *, struct tr_tensor *, const struct tr_tensor *, const struct tr_tensor *, float);
+};
+
+#define VARIANT(isa) { #isa, tr_##isa##_attention, tr_##isa##_attention_backward, tr_##isa##_attention_work, \
+                       tr_##isa##_attention_cached, tr_##isa##_cross_entropy }
+
+static const struct variant variants[] = {
+    VARIANT(ref),
+#if HAVE_X86
+    VARIANT(avx2),
+    VARIANT(avx512),
+#endif
+};
+
+static inline int variant_count(void)
+{
+#if HAVE_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512dq")) return 3;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 1;
+#else
+    return 1;
+#endif
+}
