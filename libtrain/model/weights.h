@@ -15,6 +15,7 @@ struct tr_weight_entry {
     uint64_t offset, bytes;  /* in its file */
     int file;
     bool transposed;         /* stored as [C,O] */
+    int64_t permuted_heads;  /* GGUF llama: rows of q or k lie as interleaved pairs in this many heads; 0 = as they should */
 };
 
 struct tr_weights;           /* opaque: maps, entries, metadata */

@@ -1,0 +1,88 @@
+/* The network: parameters in layer order and the list of layers that use them. */
+#ifndef TR_NET_H
+#define TR_NET_H
+#include "libtrain/autograd/tape.h"
+#include "libtrain/model/model.h"
+#include "libtrain/model/weights.h"
+
+enum tr_layer_kind { TR_LAYER_EMBED, TR_LAYER_BLOCK, TR_LAYER_HEAD };
+
+/* Weights that a layer does not have keep n == 0. */
+struct tr_layer {
+    enum tr_layer_kind kind;
+    int index;                                       /* in the list */
+    struct tr_weight embed, pos;                     /* TR_LAYER_EMBED; pos: GPT-2's learned positions */
+    struct tr_weight norm1, norm1_b, norm2, norm2_b; /* TR_LAYER_BLOCK; norm1 also the final norm of TR_LAYER_HEAD */
+    struct tr_weight qkv, qkv_b, q_norm, k_norm, out, out_b;
+    struct tr_weight up, up_b, down, down_b;         /* up: gate|up, or GPT-2's c_fc */
+    struct tr_weight head;                           /* TR_LAYER_HEAD when not tied */
+};
+
+struct tr_net {
+    struct tr_shape shape;
+    struct tr_attention attention;
+    enum tr_dtype dtype, compute;
+    struct tr_layer *layer;
+    int n_layers;
+    struct tr_param *param;
+    int64_t n_params;
+    struct tr_tensor rope_PD;                        /* f32: cos | sin of each position */
+    struct tr_tensor *storage;                       /* the allocations behind weights */
+    int64_t n_storage;
+    void *pass;                                      /* forward.c: what each block's run needs, kept for backward */
+};
+
+/* Builds the network with storage for its weights, unset. positions: how many positions rope must know (>= context). */
+int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions);
+void tr_net_free(struct tr_net *net);
+
+/* Values from a model file, converted to the network's dtype. Errors: TR_EINPUT naming a missing or misshapen tensor.
+ * Progress beyond two seconds. */
+int tr_net_load(struct tr_net *net, const struct tr_weights *w);
+/* Random values: normal(0, init_std), residual outputs scaled by 1/sqrt(2 layers) for GPT-2, gains one, biases zero. */
+int tr_net_init(struct tr_net *net, uint64_t seed);
+
+struct tr_param *tr_net_find(struct tr_net *net, const char *name);
+/* Calls `each` for every weight that has parameters, in layer order. */
+int tr_net_weights(struct tr_net *net, int (*each)(void *self, struct tr_weight *w), void *self);
+/* Lists "param/NAME" for every parameter. */
+int tr_net_visit(struct tr_net *net, struct tr_visitor *v);
+/* Rows [begin, begin+n) of a parameter as f32 in host memory. */
+int tr_param_read(const struct tr_param *p, int64_t begin, int64_t n, float *out);
+
+/* ---- running it */
+
+/* A micro-batch where the kernels can reach it; storage for `capacity` tokens made once. */
+struct tr_feed {
+    int64_t capacity;
+    struct tr_tensor ids, start, pos, rows, targets, loss;   /* [capacity] i32; loss f32 */
+    struct tr_tensor ids_N, rows_M, targets_M, loss_M;       /* views of the present micro-batch */
+    struct tr_layout layout;
+    int64_t n_counted;
+    int32_t *host_rows, *host_targets;                       /* the counted tokens, gathered */
+    float *host_loss;
+};
+int tr_feed_new(struct tr_feed *f, int64_t capacity);
+void tr_feed_release(struct tr_feed *f);
+/* ids, targets, start, pos: host arrays of n tokens (targets NULL: none counted); seq: n_seqs + 1 offsets, borrowed.
+ * The window narrows `start`. Errors: TR_EINPUT for an id beyond the vocabulary. */
+int tr_feed_set(struct tr_feed *f, const struct tr_net *net, int64_t n, const int32_t *ids, const int32_t *targets,
+                const int32_t *start, const int32_t *pos, const int64_t *seq, int64_t n_seqs);
+
+/* Keys and values of what was read so far, for generation of one sequence. */
+struct tr_cache { struct tr_tensor *k, *v; int64_t n, capacity; int layers; };
+int tr_cache_new(struct tr_cache *c, const struct tr_net *net, int64_t capacity);
+void tr_cache_release(struct tr_cache *c);
+
+/* Runs layers and loss head over the fed micro-batch; *loss = sum of the counted tokens' losses (double, in token order).
+ * While the tape records, gradients are those of scale * loss. segment: tokens of the loss head at a time. */
+int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, double *loss);
+/* Runs forward layer by layer; *layer = the first whose output is not finite (0 embedding, ..., n_layers - 1 final
+ * norm), or -1. */
+int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, int *layer);
+/* Final hidden states of the fed tokens (not recorded), after the final norm; cache may be NULL, else it grows by them. */
+int tr_net_hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_cache *cache, struct tr_value **h_NC);
+/* Logits f32 of rows [begin, begin+n) of h into host memory [n, vocab]. */
+int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin, int64_t n, float *out);
+
+#endif
