@@ -1,0 +1,115 @@
+/* Small products out of the first caches: c[rows, LANES nv] (+)= a b, the lanes of b being columns. A word is the unit of
+ * the inner sum: one f32, or two neighbouring bf16 where PAIRS is 1; c is f32.
+ *   a: word (row r, step s) at a[r * a_row + s * a_step], broadcast to all lanes
+ *   b: word (step s, column v) at b[s * ldb + v]
+ * Blocks of up to ROWS x 3 vectors of c stay in registers over all steps: one sum per element in the order of s. */
+#ifndef TR_X86_BLOCK_H
+#define TR_X86_BLOCK_H
+#include "libtrain/kernel/x86/lanes.h"
+#include <stddef.h>
+
+typedef uint32_t __attribute__((may_alias)) tr_word;
+
+#if defined(__AVX512F__)
+enum { BLOCK_ROWS = 8 };
+#else
+enum { BLOCK_ROWS = 4 };
+#endif
+
+static inline __attribute__((always_inline)) vf v_madd(vf acc, const tr_word *a, vf b, const int pairs)
+{
+#if defined(__AVX512F__)
+    __m512i word = _mm512_set1_epi32((int)*a);
+#if defined(__AVX512BF16__)
+    if (pairs) return _mm512_dpbf16_ps(acc, (__m512bh)word, (__m512bh)_mm512_castps_si512(b));
+#endif
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(word), b, acc);
+#else
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_set1_epi32((int)*a)), b, acc);
+#endif
+}
+
+static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
+    int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps, const int nv, const int pairs)
+{
+    vf acc[BLOCK_ROWS][3];
+#pragma GCC unroll 8
+    for (int r = 0; r < BLOCK_ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) acc[r][v] = load ? v_load(c + r * ldc + v * LANES) : v_zero();
+    for (int64_t s = 0; s < steps; s++) {
+        vf bv[3];
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) bv[v] = v_load((const float *)(b + s * ldb) + v * LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < BLOCK_ROWS; r++)
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++) acc[r][v] = v_madd(acc[r][v], a + r * a_row + s * a_step, bv[v], pairs);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < BLOCK_ROWS; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) v_store(c + r * ldc + v * LANES, acc[r][v]);
+}
+
+/* One copy of each form, kept out of line: with strides known to the compiler gcc 12 makes slower loops of them. */
+#define BLOCK_FORM(name, nv, pairs) \
+    static __attribute__((noinline, unused)) void name(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, \
+        int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps) \
+    { block(c, ldc, load, a, a_row, a_step, b, ldb, steps, nv, pairs); }
+BLOCK_FORM(block_1, 1, 0)
+BLOCK_FORM(block_2, 2, 0)
+BLOCK_FORM(block_3, 3, 0)
+#if defined(__AVX512BF16__)
+BLOCK_FORM(pairs_1, 1, 1)
+BLOCK_FORM(pairs_2, 2, 1)
+BLOCK_FORM(pairs_3, 3, 1)
+static void (*const block_forms[2][4])(float *, int64_t, bool, const tr_word *, int64_t, int64_t, const tr_word *, int64_t,
+                                       int64_t) = { { NULL, block_1, block_2, block_3 }, { NULL, pairs_1, pairs_2, pairs_3 } };
+#else
+static void (*const block_forms[1][4])(float *, int64_t, bool, const tr_word *, int64_t, int64_t, const tr_word *, int64_t,
+                                       int64_t) = { { NULL, block_1, block_2, block_3 } };
+#endif
+
+/* rows is a multiple of BLOCK_ROWS. */
+static inline void product(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
+    int64_t a_step, const tr_word *b, int64_t ldb, int64_t rows, int64_t nv, int64_t steps, const int pairs)
+{
+    for (int64_t v = 0; v < nv;) {
+        int64_t n = nv - v == 4 || nv - v == 2 ? 2 : nv - v == 1 ? 1 : 3;    /* 4 as 2 + 2: an odd vector wastes loads */
+        for (int64_t r = 0; r < rows; r += BLOCK_ROWS)
+            block_forms[pairs][n](c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb, steps);
+        v += n;
+    }
+}
+
+/* Turns words [rows, cols] with row stride lds into [cols, rows] with row stride ldd; both multiples of 8. */
+static inline void transpose(float *d, int64_t ldd, const float *s, int64_t lds, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i += 8) {
+        for (int64_t j = 0; j < cols; j += 8) {
+            __m256 x[8], y[8];
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++) x[k] = _mm256_loadu_ps(s + (i + k) * lds + j);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                y[2 * k] = _mm256_unpacklo_ps(x[2 * k], x[2 * k + 1]);
+                y[2 * k + 1] = _mm256_unpackhi_ps(x[2 * k], x[2 * k + 1]);
+            }
+#pragma GCC unroll 2
+            for (int k = 0; k < 8; k += 4) {
+                x[k] = _mm256_shuffle_ps(y[k], y[k + 2], 0x44);
+                x[k + 1] = _mm256_shuffle_ps(y[k], y[k + 2], 0xee);
+                x[k + 2] = _mm256_shuffle_ps(y[k + 1], y[k + 3], 0x44);
+                x[k + 3] = _mm256_shuffle_ps(y[k + 1], y[k + 3], 0xee);
+            }
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                _mm256_storeu_ps(d + (j + k) * ldd + i, _mm256_permute2f128_ps(x[k], x[k + 4], 0x20));
+                _mm256_storeu_ps(d + (j + k + 4) * ldd + i, _mm256_permute2f128_ps(x[k], x[k + 4], 0x31));
+            }
+        }
+    }
+}
+
+#endif
