@@ -63,7 +63,7 @@ int ckpt_inspect(FILE *out, const char *path, bool verify)
     double step;
     int rc;
     TR_TRY(ckpt_file_verify(path));
-    TR_TRY(tr_h5_open(&l.f, path));
+    TR_TRY(tr_h5_open_known(&l.f, path));
     TR_GO(tr_h5_attr_real(l.f, "/", "step", &step));
     TR_GO(tr_h5_attr_text(l.f, "/", "version", &version));
     TR_GO(tr_h5_attr_text(l.f, "/", "recipe", &recipe));

@@ -169,7 +169,7 @@ static int load_file(const char *path, int64_t *step, ckpt_state state, void *se
     struct loader l = { .path = path, .prefix = prefix };
     struct tr_visitor v = { &l, load_tensor, load_words };
     double number;
-    TR_TRY(tr_h5_open(&l.f, path));
+    TR_TRY(tr_h5_open_known(&l.f, path));
     int rc;
     TR_GO(tr_h5_attr_real(l.f, "/", "format_version", &number));
     if (number != 1) TR_GO(tr_fail(TR_EINPUT, "snapshot '%s' has format version %g: this program reads version 1", path, number));

@@ -56,7 +56,7 @@ static int write_failed(struct tr_h5 *f, const char *name)
     return tr_fail(TR_EFAIL, "cannot write '%s' (%s): %s", f->path, name, f->error ? strerror(f->error) : "HDF5 refused it");
 }
 
-int tr_h5_open(struct tr_h5 **out, const char *path)
+int tr_h5_open_known(struct tr_h5 **out, const char *path)
 {
     struct tr_h5 *f;
     TR_TRY(new_file(&f, path));
