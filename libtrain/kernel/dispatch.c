@@ -1,25 +1,22 @@
 /* Which table is used: dry in dry mode, else the best that the CPU allows under DNNL_MAX_CPU_ISA and TR_KERNELS. */
 #include "libtrain/kernel/kernel.h"
-#include "libtrain/kernel/ref/ref.h"
+#include "libtrain/kernel/attention.h"
 #include "train_config.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#if HAVE_X86
+#include <cpuid.h>
+#endif
 #if HAVE_BLAS
 void openblas_set_num_threads(int n);
 #endif
 
-static const struct tr_kernels ref = {
-    .name = "ref", .write = tr_ref_write, .read = tr_ref_read, .copy = tr_ref_copy, .fill = tr_ref_fill, .random_normal = tr_ref_random_normal,
-    .add = tr_ref_add, .axpy = tr_ref_axpy, .scale = tr_ref_scale, .sum_squares = tr_ref_sum_squares, .all_finite = tr_ref_all_finite,
-    .embed = tr_ref_embed, .embed_backward = tr_ref_embed_backward, .scatter = tr_ref_scatter, .rms_norm = tr_ref_rms_norm,
-    .rms_norm_rebuild = tr_ref_rms_norm_rebuild, .rms_norm_backward = tr_ref_rms_norm_backward, .layer_norm = tr_ref_layer_norm,
-    .layer_norm_rebuild = tr_ref_layer_norm_rebuild, .layer_norm_backward = tr_ref_layer_norm_backward, .rope = tr_ref_rope,
-    .swiglu = tr_ref_swiglu, .swiglu_backward = tr_ref_swiglu_backward, .gelu = tr_ref_gelu, .gelu_backward = tr_ref_gelu_backward,
-    .add_bias = tr_ref_add_bias, .bias_backward = tr_ref_bias_backward, .attention = tr_ref_attention,
-    .attention_backward = tr_ref_attention_backward, .attention_work = tr_ref_attention_work, .attention_cached = tr_ref_attention_cached,
-    .cross_entropy = tr_ref_cross_entropy,
-};
+extern const struct tr_kernels tr_ref_loops_table;
+#if HAVE_X86
+extern const struct tr_kernels tr_avx2_loops_table, tr_avx512_loops_table;
+#endif
 
 typedef struct tr_tensor T;
 static void dry_write(T *t, const void *host) {}
@@ -55,19 +52,76 @@ static struct tr_kernels dry = {
     .attention_cached = dry_cached, .cross_entropy = dry_cross,
 };
 
+/* ---- what the CPU has, under the limit of DNNL_MAX_CPU_ISA, so that one variable lets a machine play a lesser one */
+
+enum { ISA_NONE, ISA_AVX2, ISA_AVX512, ISA_BF16, ISA_AMX };
+
+static int isa_limit(void)
+{
+    const char *limit = getenv("ONEDNN_MAX_CPU_ISA");
+    if (!limit) limit = getenv("DNNL_MAX_CPU_ISA");
+    static const struct { const char *name; int isa; } names[] = { { "SSE41", ISA_NONE }, { "AVX", ISA_NONE }, { "AVX2", ISA_AVX2 }, { "AVX2_VNNI", ISA_AVX2 },
+        { "AVX512_MIC", ISA_AVX2 }, { "AVX512_MIC_4OPS", ISA_AVX2 }, { "AVX512_CORE", ISA_AVX512 }, { "AVX512_CORE_VNNI", ISA_AVX512 }, { "AVX512_CORE_BF16", ISA_BF16 } };
+    for (size_t i = 0; limit && i < sizeof names / sizeof *names; i++)
+        if (!strcasecmp(limit, names[i].name)) return names[i].isa;
+    return ISA_AMX;
+}
+
+/* AMX is usable when CPUID names it and the system saves its state (XCR0 bits 17 and 18). */
+static bool has_amx(void)
+{
+#if HAVE_X86
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low >> 17 & 3) == 3;
+#else
+    return false;
+#endif
+}
+
+struct tr_cpu tr_cpu(void)
+{
+    struct tr_cpu cpu = { 0 };
+#if HAVE_X86
+    int limit = isa_limit();
+    __builtin_cpu_init();
+    cpu.avx2 = limit >= ISA_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    cpu.avx512 = limit >= ISA_AVX512 && cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    cpu.avx512_bf16 = limit >= ISA_BF16 && cpu.avx512 && __builtin_cpu_supports("avx512bf16");
+    cpu.amx_bf16 = limit >= ISA_AMX && cpu.avx512 && has_amx();
+#endif
+    return cpu;
+}
+
 const struct tr_kernels *tr_kernels_named(const char *name)
 {
-    if (!strcmp(name, "ref")) return &ref;
+    if (!strcmp(name, "ref")) return &tr_ref_loops_table;
     if (!strcmp(name, "dry")) return &dry;
+#if HAVE_X86
+    if (!strcmp(name, "avx2") && tr_cpu().avx2) return &tr_avx2_loops_table;
+    if (!strcmp(name, "avx512") && tr_cpu().avx512_bf16) return &tr_avx512_loops_table; /* its files use bf16 instructions */
+#endif
     return NULL;
+}
+
+static const struct tr_kernels *choose(void)
+{
+    static const char *const names[] = { "avx512", "avx2", "ref" };
+    const char *asked = getenv("TR_KERNELS");
+    const struct tr_kernels *k = asked && strcmp(asked, "dry") ? tr_kernels_named(asked) : NULL;
+    for (int i = 0; !k; i++) k = tr_kernels_named(names[i]);
+    return k;
 }
 
 const struct tr_kernels *tr_kernels(void)
 {
     static const struct tr_kernels *best;
-    if (!best) best = &ref;
+    if (!best) best = choose();
     if (!tr_mem_is_dry()) return best;
-    dry.attention_work = best->attention_work;
+    dry.attention_work = best->attention_work; /* the forecast counts what the chosen kernels will ask for */
     return &dry;
 }
 
@@ -80,13 +134,6 @@ void tr_set_threads(int n)
 }
 
 int tr_threads(void) { return omp_get_max_threads(); }
-
-struct tr_cpu tr_cpu(void)
-{
-    __builtin_cpu_init();
-    return (struct tr_cpu){ __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"),
-                            __builtin_cpu_supports("avx512bf16"), false };
-}
 
 void tr_tensor_write(struct tr_tensor *t, const void *host) { tr_kernels()->write(t, host); }
 void tr_tensor_read(const struct tr_tensor *t, void *host) { tr_kernels()->read(t, host); }

@@ -1,6 +1,6 @@
-/* Rows of any float type as f32, a chunk at a time: what plain C kernels share. */
-#ifndef TR_REF_ROWS_H
-#define TR_REF_ROWS_H
+/* Rows of any float type as f32, a chunk at a time: what all loops share. */
+#ifndef TR_LOOPS_ROWS_H
+#define TR_LOOPS_ROWS_H
 #include "libtrain/tensor/tensor.h"
 #include <string.h>
 
@@ -49,6 +49,18 @@ static inline void tr_store_row(struct tr_tensor *t, int64_t row, int64_t col, i
         uint16_t *y = (uint16_t *)t->data + row * t->ld + col;
         for (int64_t k = 0; k < n; k++) y[k] = tr_f32_to_bf16(x[k]);
     }
+}
+
+/* Sum of a b (of a when b is NULL) in double: sixteen lanes, added in a fixed order. */
+static inline double dot(const float *restrict a, const float *restrict b, int64_t n)
+{
+    double lane[16] = { 0 }, sum = 0;
+    int64_t k = 0;
+    for (; k + 16 <= n; k += 16)
+        for (int j = 0; j < 16; j++) lane[j] += (double)a[k + j] * (b ? (double)b[k + j] : 1.0);
+    for (int j = 0; k < n; k++, j++) lane[j] += (double)a[k] * (b ? (double)b[k] : 1.0);
+    for (int j = 0; j < 16; j++) sum += lane[j];
+    return sum;
 }
 
 #define TR_FOR_CHUNKS(col, n, cols) for (int64_t col = 0, n; n = (cols) - col < TR_CHUNK ? (cols) - col : TR_CHUNK, col < (cols); col += TR_CHUNK)

@@ -1,15 +1,10 @@
-#include "libtrain/kernel/ref/ref.h"
-#include "libtrain/kernel/ref/rows.h"
-#include <math.h>
-#include <stdlib.h>
-
-void tr_ref_write(struct tr_tensor *t, const void *host)
+static void NAME(write)(struct tr_tensor *t, const void *host)
 {
     size_t row = (size_t)tr_cols(t) * tr_dtype_size(t->dtype), step = (size_t)t->ld * tr_dtype_size(t->dtype);
     for (int64_t r = 0; r < tr_rows(t); r++) memcpy((char *)t->data + (size_t)r * step, (const char *)host + (size_t)r * row, row);
 }
 
-void tr_ref_read(const struct tr_tensor *t, void *host)
+static void NAME(read)(const struct tr_tensor *t, void *host)
 {
     size_t row = (size_t)tr_cols(t) * tr_dtype_size(t->dtype), step = (size_t)t->ld * tr_dtype_size(t->dtype);
     for (int64_t r = 0; r < tr_rows(t); r++) memcpy((char *)host + (size_t)r * row, (const char *)t->data + (size_t)r * step, row);
@@ -17,7 +12,7 @@ void tr_ref_read(const struct tr_tensor *t, void *host)
 
 #define ROWS(t, r) _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < tr_rows(t); r++)
 
-void tr_ref_copy(struct tr_tensor *y, const struct tr_tensor *x)
+static void NAME(copy)(struct tr_tensor *y, const struct tr_tensor *x)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float b[TR_CHUNK];
@@ -26,14 +21,14 @@ void tr_ref_copy(struct tr_tensor *y, const struct tr_tensor *x)
     }
 }
 
-void tr_ref_fill(struct tr_tensor *y, float value)
+static void NAME(fill)(struct tr_tensor *y, float value)
 {
     float b[TR_CHUNK];
     for (int k = 0; k < TR_CHUNK; k++) b[k] = value;
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) tr_store_row(y, r, c, n, b);
 }
 
-void tr_ref_random_normal(struct tr_tensor *y, struct tr_key key, float std)
+static void NAME(random_normal)(struct tr_tensor *y, struct tr_key key, float std)
 {
     int64_t cols = tr_cols(y);
     ROWS(y, r) for (int64_t c = 0; c < cols; c++) {
@@ -42,7 +37,7 @@ void tr_ref_random_normal(struct tr_tensor *y, struct tr_key key, float std)
     }
 }
 
-void tr_ref_add(struct tr_tensor *y, const struct tr_tensor *a, const struct tr_tensor *b)
+static void NAME(add)(struct tr_tensor *y, const struct tr_tensor *a, const struct tr_tensor *b)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float u[TR_CHUNK], v[TR_CHUNK];
@@ -53,7 +48,7 @@ void tr_ref_add(struct tr_tensor *y, const struct tr_tensor *a, const struct tr_
     }
 }
 
-void tr_ref_axpy(struct tr_tensor *y, float alpha, const struct tr_tensor *x)
+static void NAME(axpy)(struct tr_tensor *y, float alpha, const struct tr_tensor *x)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float u[TR_CHUNK], v[TR_CHUNK];
@@ -64,7 +59,7 @@ void tr_ref_axpy(struct tr_tensor *y, float alpha, const struct tr_tensor *x)
     }
 }
 
-void tr_ref_scale(struct tr_tensor *y, float alpha)
+static void NAME(scale)(struct tr_tensor *y, float alpha)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float u[TR_CHUNK];
@@ -74,7 +69,7 @@ void tr_ref_scale(struct tr_tensor *y, float alpha)
     }
 }
 
-double tr_ref_sum_squares(const struct tr_tensor *x) /* a row is summed in order, rows by blocks of 64 in order */
+static double NAME(sum_squares)(const struct tr_tensor *x) /* a row is summed in order, rows by blocks of 64 in order */
 {
     int64_t rows = tr_rows(x), blocks = (rows + 63) / 64;
     double *part = calloc((size_t)blocks + 1, sizeof *part), sum = 0;
@@ -84,38 +79,42 @@ double tr_ref_sum_squares(const struct tr_tensor *x) /* a row is summed in order
         for (int64_t r = 64 * b; r < rows && r < 64 * b + 64; r++) TR_FOR_CHUNKS(c, n, tr_cols(x)) {
             float u[TR_CHUNK];
             tr_load_row(u, x, r, c, n);
-            for (int64_t k = 0; k < n; k++) part[b] += (double)u[k] * (double)u[k];
+            part[b] += dot(u, u, n);
         }
     for (int64_t b = 0; b < blocks; b++) sum += part[b];
     free(part);
     return sum;
 }
 
-bool tr_ref_all_finite(const struct tr_tensor *x)
+static bool NAME(all_finite)(const struct tr_tensor *x)
 {
     int bad = 0;
 #pragma omp parallel for schedule(static) reduction(| : bad)
     for (int64_t r = 0; r < tr_rows(x); r++) TR_FOR_CHUNKS(c, n, tr_cols(x)) {
         float u[TR_CHUNK];
         tr_load_row(u, x, r, c, n);
-        for (int64_t k = 0; k < n; k++) bad |= !isfinite(u[k]);
+        for (int64_t k = 0; k < n; k++) {
+            uint32_t bits;
+            memcpy(&bits, &u[k], 4);
+            bad |= (bits & 0x7f800000u) == 0x7f800000u;
+        }
     }
     return !bad;
 }
 
-void tr_ref_swiglu(struct tr_tensor *a, const struct tr_tensor *gu)
+static void NAME(swiglu)(struct tr_tensor *a, const struct tr_tensor *gu)
 {
     int64_t I = tr_cols(a);
     ROWS(a, r) TR_FOR_CHUNKS(c, n, I) {
         float g[TR_CHUNK], u[TR_CHUNK];
         tr_load_row(g, gu, r, c, n);
         tr_load_row(u, gu, r, I + c, n);
-        for (int64_t k = 0; k < n; k++) u[k] *= g[k] / (1 + expf(-g[k]));
+        for (int64_t k = 0; k < n; k++) u[k] *= g[k] / (1 + EXP(-g[k]));
         tr_store_row(a, r, c, n, u);
     }
 }
 
-void tr_ref_swiglu_backward(struct tr_tensor *dgu, const struct tr_tensor *da, const struct tr_tensor *gu)
+static void NAME(swiglu_backward)(struct tr_tensor *dgu, const struct tr_tensor *da, const struct tr_tensor *gu)
 {
     int64_t I = tr_cols(da);
     ROWS(da, r) TR_FOR_CHUNKS(c, n, I) {
@@ -124,7 +123,7 @@ void tr_ref_swiglu_backward(struct tr_tensor *dgu, const struct tr_tensor *da, c
         tr_load_row(u, gu, r, I + c, n);
         tr_load_row(d, da, r, c, n);
         for (int64_t k = 0; k < n; k++) {
-            float s = 1 / (1 + expf(-g[k])), silu = g[k] * s;
+            float s = 1 / (1 + EXP(-g[k])), silu = g[k] * s;
             float dg = d[k] * u[k] * (s + silu * (1 - s));
             u[k] = d[k] * silu;
             g[k] = dg;
@@ -136,31 +135,31 @@ void tr_ref_swiglu_backward(struct tr_tensor *dgu, const struct tr_tensor *da, c
 
 static const float GELU_A = 0.7978845608028654f, GELU_B = 0.044715f; /* sqrt(2/pi) */
 
-void tr_ref_gelu(struct tr_tensor *y, const struct tr_tensor *x)
+static void NAME(gelu)(struct tr_tensor *y, const struct tr_tensor *x)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float u[TR_CHUNK];
         tr_load_row(u, x, r, c, n);
-        for (int64_t k = 0; k < n; k++) u[k] = 0.5f * u[k] * (1 + tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k])));
+        for (int64_t k = 0; k < n; k++) u[k] = 0.5f * u[k] * (1 + TANH(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k])));
         tr_store_row(y, r, c, n, u);
     }
 }
 
-void tr_ref_gelu_backward(struct tr_tensor *dx, const struct tr_tensor *dy, const struct tr_tensor *x)
+static void NAME(gelu_backward)(struct tr_tensor *dx, const struct tr_tensor *dy, const struct tr_tensor *x)
 {
     ROWS(dx, r) TR_FOR_CHUNKS(c, n, tr_cols(dx)) {
         float u[TR_CHUNK], d[TR_CHUNK];
         tr_load_row(u, x, r, c, n);
         tr_load_row(d, dy, r, c, n);
         for (int64_t k = 0; k < n; k++) {
-            float t = tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k]));
+            float t = TANH(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k]));
             d[k] *= 0.5f * (1 + t) + 0.5f * u[k] * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * u[k] * u[k]);
         }
         tr_store_row(dx, r, c, n, d);
     }
 }
 
-void tr_ref_add_bias(struct tr_tensor *y, const struct tr_tensor *b)
+static void NAME(add_bias)(struct tr_tensor *y, const struct tr_tensor *b)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float u[TR_CHUNK], v[TR_CHUNK];
@@ -172,7 +171,7 @@ void tr_ref_add_bias(struct tr_tensor *y, const struct tr_tensor *b)
 }
 
 /* Sums over rows: a thread owns columns and walks all rows in order, so the bits do not depend on the threads. */
-void tr_ref_bias_backward(struct tr_tensor *db, const struct tr_tensor *dy)
+static void NAME(bias_backward)(struct tr_tensor *db, const struct tr_tensor *dy)
 {
     int64_t O = tr_cols(dy), chunks = (O + 63) / 64;
 #pragma omp parallel for schedule(static)

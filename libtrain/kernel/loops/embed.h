@@ -1,8 +1,4 @@
-#include "libtrain/kernel/ref/ref.h"
-#include "libtrain/kernel/ref/rows.h"
-#include <math.h>
-
-void tr_ref_embed(struct tr_tensor *y, const struct tr_tensor *w, const struct tr_tensor *ids, bool acc)
+static void NAME(embed)(struct tr_tensor *y, const struct tr_tensor *w, const struct tr_tensor *ids, bool acc)
 {
     const int32_t *id = ids->data;
 #pragma omp parallel for schedule(static)
@@ -18,7 +14,7 @@ void tr_ref_embed(struct tr_tensor *y, const struct tr_tensor *w, const struct t
 }
 
 /* A thread owns columns and walks the tokens in order: equal ids meet without a race and in one order. */
-void tr_ref_embed_backward(struct tr_tensor *dw, const struct tr_tensor *dy, const struct tr_tensor *ids)
+static void NAME(embed_backward)(struct tr_tensor *dw, const struct tr_tensor *dy, const struct tr_tensor *ids)
 {
     const int32_t *id = ids->data;
     int64_t C = tr_cols(dy), chunks = (C + 63) / 64;
@@ -34,7 +30,7 @@ void tr_ref_embed_backward(struct tr_tensor *dw, const struct tr_tensor *dy, con
     }
 }
 
-void tr_ref_scatter(struct tr_tensor *y, const struct tr_tensor *x, const struct tr_tensor *rows)
+static void NAME(scatter)(struct tr_tensor *y, const struct tr_tensor *x, const struct tr_tensor *rows)
 {
     const int32_t *row = rows->data;
 #pragma omp parallel for schedule(static)
@@ -45,7 +41,7 @@ void tr_ref_scatter(struct tr_tensor *y, const struct tr_tensor *x, const struct
     }
 }
 
-void tr_ref_rope(struct tr_tensor *x, const struct tr_tensor *cs, const struct tr_tensor *pos, int64_t heads, bool inverse)
+static void NAME(rope)(struct tr_tensor *x, const struct tr_tensor *cs, const struct tr_tensor *pos, int64_t heads, bool inverse)
 {
     int64_t D = tr_cols(cs), half = D / 2;
     float sign = inverse ? -1.0f : 1.0f;
@@ -53,11 +49,18 @@ void tr_ref_rope(struct tr_tensor *x, const struct tr_tensor *cs, const struct t
     for (int64_t i = 0; i < tr_rows(x); i++) {
         const float *c = (const float *)cs->data + ((const int32_t *)pos->data)[i] * cs->ld, *s = c + half;
         for (int64_t h = 0; h < heads; h++)
-            for (int64_t d = 0; d < half; d++) {
-                float a = tr_load(x, i, h * D + d), b = tr_load(x, i, h * D + half + d), sn = sign * s[d];
-                float u = a * c[d] - b * sn, v = b * c[d] + a * sn;
-                tr_store_row(x, i, h * D + d, 1, &u);
-                tr_store_row(x, i, h * D + half + d, 1, &v);
+            for (int64_t d = 0; d < half; d += TR_CHUNK) {
+                int64_t n = half - d < TR_CHUNK ? half - d : TR_CHUNK;
+                float a[TR_CHUNK], b[TR_CHUNK];
+                tr_load_row(a, x, i, h * D + d, n);
+                tr_load_row(b, x, i, h * D + half + d, n);
+                for (int64_t k = 0; k < n; k++) {
+                    float sn = sign * s[d + k], u = a[k] * c[d + k] - b[k] * sn;
+                    b[k] = b[k] * c[d + k] + a[k] * sn;
+                    a[k] = u;
+                }
+                tr_store_row(x, i, h * D + d, n, a);
+                tr_store_row(x, i, h * D + half + d, n, b);
             }
     }
 }

@@ -1,9 +1,5 @@
-#include "libtrain/kernel/ref/ref.h"
-#include "libtrain/kernel/ref/rows.h"
-#include <math.h>
-
 /* Rows are split into groups as wide as the gain; r has one entry for each. */
-void tr_ref_rms_norm(struct tr_tensor *y, struct tr_tensor *r, const struct tr_tensor *x, const struct tr_tensor *g, float eps)
+static void NAME(rms_norm)(struct tr_tensor *y, struct tr_tensor *r, const struct tr_tensor *x, const struct tr_tensor *g, float eps)
 {
     int64_t W = tr_cols(g), groups = tr_cols(x) / W, rows = tr_rows(x) * groups;
 #pragma omp parallel for schedule(static)
@@ -13,7 +9,7 @@ void tr_ref_rms_norm(struct tr_tensor *y, struct tr_tensor *r, const struct tr_t
         double sum = 0;
         TR_FOR_CHUNKS(c, n, W) {
             tr_load_row(u, x, row, at + c, n);
-            for (int64_t k = 0; k < n; k++) sum += (double)u[k] * (double)u[k];
+            sum += dot(u, u, n);
         }
         float ri = 1 / sqrtf((float)(sum / (double)W) + eps);
         ((float *)r->data)[i] = ri;
@@ -26,7 +22,7 @@ void tr_ref_rms_norm(struct tr_tensor *y, struct tr_tensor *r, const struct tr_t
     }
 }
 
-void tr_ref_rms_norm_rebuild(struct tr_tensor *y, const struct tr_tensor *r, const struct tr_tensor *x, const struct tr_tensor *g)
+static void NAME(rms_norm_rebuild)(struct tr_tensor *y, const struct tr_tensor *r, const struct tr_tensor *x, const struct tr_tensor *g)
 {
     int64_t W = tr_cols(g), groups = tr_cols(x) / W, rows = tr_rows(x) * groups;
 #pragma omp parallel for schedule(static)
@@ -43,7 +39,7 @@ void tr_ref_rms_norm_rebuild(struct tr_tensor *y, const struct tr_tensor *r, con
 }
 
 /* dg first (it reads dy, which dx may overwrite): a thread owns columns and walks the rows in order. */
-void tr_ref_rms_norm_backward(struct tr_tensor *dx, bool acc, struct tr_tensor *dg, const struct tr_tensor *dy,
+static void NAME(rms_norm_backward)(struct tr_tensor *dx, bool acc, struct tr_tensor *dg, const struct tr_tensor *dy,
                               const struct tr_tensor *x, const struct tr_tensor *r, const struct tr_tensor *g)
 {
     int64_t W = tr_cols(g), groups = tr_cols(x) / W, rows = tr_rows(x) * groups, chunks = (W + 63) / 64;
@@ -64,14 +60,15 @@ void tr_ref_rms_norm_backward(struct tr_tensor *dx, bool acc, struct tr_tensor *
     for (int64_t i = 0; i < rows; i++) {
         float u[TR_CHUNK], v[TR_CHUNK], d[TR_CHUNK], ri = ((const float *)r->data)[i];
         int64_t row = i / groups, at = i % groups * W;
-        double dot = 0;
+        double along = 0;
         TR_FOR_CHUNKS(c, n, W) {
             tr_load_row(u, x, row, at + c, n);
             tr_load_row(v, g, 0, c, n);
             tr_load_row(d, dy, row, at + c, n);
-            for (int64_t k = 0; k < n; k++) dot += (double)(d[k] * v[k]) * (double)(u[k] * ri);
+            for (int64_t k = 0; k < n; k++) d[k] *= v[k];
+            along += dot(d, u, n);
         }
-        float mean = (float)(dot / (double)W);
+        float mean = (float)(along / (double)W) * ri;
         TR_FOR_CHUNKS(c, n, W) {
             float o[TR_CHUNK];
             tr_load_row(u, x, row, at + c, n);
@@ -96,7 +93,7 @@ static void normalise(struct tr_tensor *y, int64_t i, const struct tr_tensor *x,
     }
 }
 
-void tr_ref_layer_norm(struct tr_tensor *y, struct tr_tensor *stat, const struct tr_tensor *x, const struct tr_tensor *g, const struct tr_tensor *b, float eps)
+static void NAME(layer_norm)(struct tr_tensor *y, struct tr_tensor *stat, const struct tr_tensor *x, const struct tr_tensor *g, const struct tr_tensor *b, float eps)
 {
     int64_t C = tr_cols(x);
 #pragma omp parallel for schedule(static)
@@ -105,12 +102,13 @@ void tr_ref_layer_norm(struct tr_tensor *y, struct tr_tensor *stat, const struct
         double sum = 0, var = 0;
         TR_FOR_CHUNKS(c, n, C) {
             tr_load_row(u, x, i, c, n);
-            for (int64_t k = 0; k < n; k++) sum += (double)u[k];
+            sum += dot(u, NULL, n);
         }
         double mean = sum / (double)C;
         TR_FOR_CHUNKS(c, n, C) {
             tr_load_row(u, x, i, c, n);
-            for (int64_t k = 0; k < n; k++) var += ((double)u[k] - mean) * ((double)u[k] - mean);
+            for (int64_t k = 0; k < n; k++) u[k] -= (float)mean;
+            var += dot(u, u, n);
         }
         s[0] = (float)mean;
         s[1] = 1 / sqrtf((float)(var / (double)C) + eps);
@@ -118,13 +116,13 @@ void tr_ref_layer_norm(struct tr_tensor *y, struct tr_tensor *stat, const struct
     }
 }
 
-void tr_ref_layer_norm_rebuild(struct tr_tensor *y, const struct tr_tensor *stat, const struct tr_tensor *x, const struct tr_tensor *g, const struct tr_tensor *b)
+static void NAME(layer_norm_rebuild)(struct tr_tensor *y, const struct tr_tensor *stat, const struct tr_tensor *x, const struct tr_tensor *g, const struct tr_tensor *b)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tr_rows(x); i++) normalise(y, i, x, ((const float *)stat->data)[2 * i], ((const float *)stat->data)[2 * i + 1], g, b);
 }
 
-void tr_ref_layer_norm_backward(struct tr_tensor *dx, bool acc, struct tr_tensor *dg, struct tr_tensor *db, const struct tr_tensor *dy,
+static void NAME(layer_norm_backward)(struct tr_tensor *dx, bool acc, struct tr_tensor *dg, struct tr_tensor *db, const struct tr_tensor *dy,
                                 const struct tr_tensor *x, const struct tr_tensor *stat, const struct tr_tensor *g)
 {
     int64_t C = tr_cols(x), rows = tr_rows(x), chunks = (C + 63) / 64;
@@ -155,9 +153,11 @@ void tr_ref_layer_norm_backward(struct tr_tensor *dx, bool acc, struct tr_tensor
             tr_load_row(v, g, 0, c, n);
             tr_load_row(d, dy, i, c, n);
             for (int64_t k = 0; k < n; k++) {
-                m1 += (double)(d[k] * v[k]);
-                m2 += (double)(d[k] * v[k]) * (double)((u[k] - mean) * rstd);
+                d[k] *= v[k];
+                u[k] = (u[k] - mean) * rstd;
             }
+            m1 += dot(d, NULL, n);
+            m2 += dot(d, u, n);
         }
         float a = (float)(m1 / (double)C), b = (float)(m2 / (double)C);
         TR_FOR_CHUNKS(c, n, C) {

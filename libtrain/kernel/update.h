@@ -1,0 +1,32 @@
+/* Loops of optimizers over weights, state and gradients: one pass over memory each. Weights f32 or bf16 [O,C] or [C],
+ * gradients f32 with rows maybe longer, moments f32 or bf16, dense. A weight in bf16 is rounded stochastically with a hash
+ * of (key, index), so that updates below its precision are not lost; key {0,0} rounds to nearest. */
+#ifndef TR_UPDATE_H
+#define TR_UPDATE_H
+#include "libtrain/base/rng.h"
+#include "libtrain/tensor/tensor.h"
+
+/* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. */
+struct tr_apply { float before, rate, after; struct tr_key key; };
+
+struct tr_adam { float beta1, beta2, root, eps; };   /* u = m / (sqrt(v) root + eps) */
+
+struct tr_updates {
+    /* x = g */
+    void (*apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a);
+    /* x = g f[row] (axis 0) or g f[column] (axis 1) */
+    void (*apply_scaled)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_tensor *f, int axis, const struct tr_apply *a);
+    /* m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, x = u */
+    void (*adam)(struct tr_tensor *w, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h, const struct tr_apply *a);
+    /* The same without a weight: u out (may be g). */
+    void (*adam_direction)(struct tr_tensor *u, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h);
+    /* g = g + decay w; then b = momentum b + keep g (first: b = g); x = nesterov ? g + momentum b : b. b NULL: x = g. */
+    void (*sgd)(struct tr_tensor *w, struct tr_tensor *b, const struct tr_tensor *g, float decay, float momentum, float keep, bool nesterov, bool first, const struct tr_apply *a);
+    /* n[i] = norm of row i (axis 0) or column i (axis 1) of x; f32, summed in double by rows or fixed row blocks */
+    void (*norms)(struct tr_tensor *n, const struct tr_tensor *x, int axis);
+};
+
+/* In dry mode functions that do nothing. */
+const struct tr_updates *tr_updates(void);
+
+#endif

@@ -1,0 +1,176 @@
+/* The loops of update.h, compiled once for each instruction set: written plainly so that the compiler vectorises them.
+ * Before including: NAME(x) gives the symbol of this variant. */
+#include "libtrain/kernel/update.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum { CHUNK = 1024 };
+
+#define ROWS_IN_PARALLEL(t) _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < tr_rows(t); r++)
+#define CHUNKS(c, n, cols) for (int64_t c = 0, n; n = (cols) - c < CHUNK ? (cols) - c : CHUNK, c < (cols); c += CHUNK)
+
+static inline uint32_t noise(uint32_t index, struct tr_key k) /* 16 random bits that depend on every bit of index and key */
+{
+    uint32_t x = index * 0x9E3779B9u ^ k.k[0];
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= (x >> 15) ^ k.k[1];
+    x *= 0x846ca68bu;
+    return x >> 16;
+}
+
+static inline void load(float *restrict out, const struct tr_tensor *t, int64_t r, int64_t c, int64_t n)
+{
+    if (t->dtype == TR_F32) {
+        const float *x = (const float *)t->data + r * t->ld + c;
+        for (int64_t i = 0; i < n; i++) out[i] = x[i];
+    } else {
+        const uint16_t *x = (const uint16_t *)t->data + r * t->ld + c;
+        for (int64_t i = 0; i < n; i++) out[i] = tr_bf16_to_f32(x[i]);
+    }
+}
+
+static inline void store(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x)
+{
+    if (t->dtype == TR_F32) {
+        float *y = (float *)t->data + r * t->ld + c;
+        for (int64_t i = 0; i < n; i++) y[i] = x[i];
+    } else {
+        uint16_t *y = (uint16_t *)t->data + r * t->ld + c;
+        for (int64_t i = 0; i < n; i++) y[i] = tr_f32_to_bf16(x[i]);
+    }
+}
+
+/* bf16 with stochastic rounding: 16 random bits below the cut, then cut. Infinite and NaN are kept; the largest finite
+ * value cannot carry into infinity because it is kept too. */
+static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_key key)
+{
+    if (t->dtype == TR_F32 || (!key.k[0] && !key.k[1])) {
+        store(t, r, c, n, x);
+        return;
+    }
+    uint16_t *y = (uint16_t *)t->data + r * t->ld + c;
+    uint32_t first = (uint32_t)(r * tr_cols(t) + c);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], 4);
+        uint32_t magnitude = u & 0x7fffffffu, add = magnitude >= 0x7f7f0000u ? 0 : noise(first + (uint32_t)i, key);
+        y[i] = (uint16_t)((u + add) >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0));
+    }
+}
+
+static inline void step_weight(struct tr_tensor *w, int64_t r, int64_t c, int64_t n, const float *restrict x, const struct tr_apply *a)
+{
+    float u[CHUNK];
+    load(u, w, r, c, n);
+    for (int64_t i = 0; i < n; i++) u[i] = (a->before * u[i] - a->rate * x[i]) * a->after;
+    store_weight(w, r, c, n, u, a->key);
+}
+
+static void NAME(apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a)
+{
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
+        float x[CHUNK];
+        load(x, g, r, c, n);
+        step_weight(w, r, c, n, x, a);
+    }
+}
+
+static void NAME(apply_scaled)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_tensor *f, int axis, const struct tr_apply *a)
+{
+    const float *s = f->data;
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
+        float x[CHUNK];
+        load(x, g, r, c, n);
+        if (axis == 0) for (int64_t i = 0; i < n; i++) x[i] *= s[r];
+        else for (int64_t i = 0; i < n; i++) x[i] *= s[c + i];
+        step_weight(w, r, c, n, x, a);
+    }
+}
+
+static inline void adam_chunk(float *restrict x, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, int64_t r, int64_t c, int64_t n, const struct tr_adam *h)
+{
+    float mm[CHUNK], vv[CHUNK];
+    load(x, g, r, c, n);
+    load(mm, m, r, c, n);
+    load(vv, v, r, c, n);
+    float b1 = h->beta1, b2 = h->beta2, k1 = 1 - b1, k2 = 1 - b2;
+    for (int64_t i = 0; i < n; i++) {
+        mm[i] = b1 * mm[i] + k1 * x[i];
+        vv[i] = b2 * vv[i] + k2 * (x[i] * x[i]);
+        x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
+    }
+    store(m, r, c, n, mm);
+    store(v, r, c, n, vv);
+}
+
+static void NAME(adam)(struct tr_tensor *w, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h, const struct tr_apply *a)
+{
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
+        float x[CHUNK];
+        adam_chunk(x, m, v, g, r, c, n, h);
+        step_weight(w, r, c, n, x, a);
+    }
+}
+
+static void NAME(adam_direction)(struct tr_tensor *u, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h)
+{
+    ROWS_IN_PARALLEL(u) CHUNKS(c, n, tr_cols(u)) {
+        float x[CHUNK];
+        adam_chunk(x, m, v, g, r, c, n, h);
+        store(u, r, c, n, x);
+    }
+}
+
+static void NAME(sgd)(struct tr_tensor *w, struct tr_tensor *b, const struct tr_tensor *g, float decay, float momentum, float keep, bool nesterov, bool first, const struct tr_apply *a)
+{
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        load(u, w, r, c, n);
+        for (int64_t i = 0; i < n; i++) x[i] += decay * u[i];
+        if (b) {
+            load(u, b, r, c, n);
+            if (first) for (int64_t i = 0; i < n; i++) u[i] = x[i];
+            else for (int64_t i = 0; i < n; i++) u[i] = momentum * u[i] + keep * x[i];
+            store(b, r, c, n, u);
+            if (nesterov) for (int64_t i = 0; i < n; i++) x[i] += momentum * u[i];
+            else for (int64_t i = 0; i < n; i++) x[i] = u[i];
+        }
+        step_weight(w, r, c, n, x, a);
+    }
+}
+
+static void NAME(norms)(struct tr_tensor *out, const struct tr_tensor *x, int axis)
+{
+    float *s = out->data;
+    int64_t rows = tr_rows(x), cols = tr_cols(x);
+    if (axis == 0) {
+        ROWS_IN_PARALLEL(x) {
+            double sum = 0;
+            CHUNKS(c, n, cols) {
+                float u[CHUNK];
+                load(u, x, r, c, n);
+                for (int64_t i = 0; i < n; i++) sum += (double)u[i] * (double)u[i];
+            }
+            s[r] = (float)sqrt(sum);
+        }
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < (cols + 63) / 64; c++) { /* a thread owns columns and walks the rows in order */
+        double sum[64] = { 0 };
+        float u[64];
+        int64_t n = cols - 64 * c < 64 ? cols - 64 * c : 64;
+        for (int64_t r = 0; r < rows; r++) {
+            load(u, x, r, 64 * c, n);
+            for (int64_t i = 0; i < n; i++) sum[i] += (double)u[i] * (double)u[i];
+        }
+        for (int64_t i = 0; i < n; i++) s[64 * c + i] = (float)sqrt(sum[i]);
+    }
+}
+
+extern const struct tr_updates NAME(table);
+const struct tr_updates NAME(table) = {
+    .apply = NAME(apply), .apply_scaled = NAME(apply_scaled), .adam = NAME(adam), .adam_direction = NAME(adam_direction), .sgd = NAME(sgd), .norms = NAME(norms),
+};
