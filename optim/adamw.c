@@ -1,0 +1,80 @@
+/* AdamW in its two orders of epsilon: torch's, and the older one of transformers on which GaLore and APOLLO build.
+ * State: two moments [O,C] in f32. */
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/update.h"
+#include "optim/kinds.h"
+#include <math.h>
+
+struct adamw { struct opt_base base; double beta1, beta2, eps; bool correct_bias; };
+struct adamw_state { struct tr_tensor m, v; uint64_t t; };
+
+static const struct tr_option torch_options[] = {
+    { "weight_decay", TR_OPT_REAL, offsetof(struct adamw, base.weight_decay), "0.01", 0, 1e6, NULL, "decoupled: W shrinks by lr times this before the update" },
+    { "beta1", TR_OPT_REAL, offsetof(struct adamw, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" },
+    { "beta2", TR_OPT_REAL, offsetof(struct adamw, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" },
+    { "eps", TR_OPT_REAL, offsetof(struct adamw, eps), "1e-8", 0, 1, NULL, "added to the corrected root" },
+    OPT_END,
+};
+static const struct tr_option hf_options[] = {
+    { "weight_decay", TR_OPT_REAL, offsetof(struct adamw, base.weight_decay), "0", 0, 1e6, NULL, "decoupled: W shrinks by lr times this after the update" },
+    { "beta1", TR_OPT_REAL, offsetof(struct adamw, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" },
+    { "beta2", TR_OPT_REAL, offsetof(struct adamw, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" },
+    { "eps", TR_OPT_REAL, offsetof(struct adamw, eps), "1e-6", 0, 1, NULL, "added to the uncorrected root" },
+    { "correct_bias", TR_OPT_BOOL, offsetof(struct adamw, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" },
+    OPT_END,
+};
+
+static int init(const void *config, void *state, const struct tr_param *p)
+{
+    struct adamw_state *s = state;
+    TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim));
+    return tr_tensor_new(&s->v, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim);
+}
+
+static struct tr_key rounding(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t); }
+
+static int update_torch(const void *config, void *state, const struct opt_step *s)
+{
+    const struct adamw *c = config;
+    struct adamw_state *st = state;
+    int64_t t = (int64_t)++st->t;
+    struct tr_adam h = { (float)c->beta1, (float)c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, rounding(s) };
+    tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
+    return TR_OK;
+}
+
+static int update_hf(const void *config, void *state, const struct opt_step *s)
+{
+    const struct adamw *c = config;
+    struct adamw_state *st = state;
+    int64_t t = (int64_t)++st->t;
+    double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
+    struct tr_adam h = { (float)c->beta1, (float)c->beta2, 1, (float)c->eps };
+    struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), rounding(s) };
+    tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
+    return TR_OK;
+}
+
+static int visit(void *state, struct opt_lister *l)
+{
+    struct adamw_state *s = state;
+    TR_TRY(opt_list_tensor(l, "m", &s->m));
+    TR_TRY(opt_list_tensor(l, "v", &s->v));
+    return opt_list_words(l, "t", &s->t, 1);
+}
+
+static size_t bytes(const void *config, int64_t m, int64_t n) { return 8 * (size_t)(m * n); }
+
+const struct opt_kind opt_adamw = {
+    .name = "adamw", .summary = "Adam with decoupled weight decay, torch's order", .source = "Loshchilov and Hutter 2019; torch.optim.AdamW",
+    .rule = "W = (1 - lr decay) W; m, v = moments of g; W = W - lr/(1 - beta1^t) m / (sqrt(v)/sqrt(1 - beta2^t) + eps)",
+    .options = torch_options, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .init = init, .update = update_torch, .visit = visit, .bytes = bytes,
+};
+const struct opt_kind opt_adamw_hf = {
+    .name = "adamw-hf", .summary = "Adam with decoupled weight decay, the order of GaLore's and APOLLO's code", .source = "transformers' former AdamW",
+    .rule = "m, v = moments of g; W = W - lr sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps); W = (1 - lr decay) W",
+    .options = hf_options, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .init = init, .update = update_hf, .visit = visit, .bytes = bytes,
+};

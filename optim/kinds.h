@@ -1,0 +1,13 @@
+/* The family. Private to this room. */
+#ifndef OPT_KINDS_H
+#define OPT_KINDS_H
+#include "optim/optim.h"
+
+extern const struct opt_kind opt_sgd, opt_adamw, opt_adamw_hf, opt_apollo, opt_apollo_mini;
+
+#define OPT_END { NULL, TR_OPT_INT, 0, NULL, 0, 0, NULL, NULL }
+
+/* 1 - beta^t without loss of digits for small 1 - beta. */
+double opt_correction(double beta, int64_t t);
+
+#endif

@@ -1,0 +1,73 @@
+/* How a gradient becomes an update; one parameter at a time.
+ *
+ * A kind of optimizer is a const table (struct opt_kind), one file each, one line in registry.c. It lists its state once
+ * (`visit`): snapshots, forecasts, shards and release all read that list. `struct opt` is the optimizer of a run: which
+ * kind with which numbers for which parameter. */
+#ifndef OPT_OPTIM_H
+#define OPT_OPTIM_H
+#include "libtrain/base/buf.h"
+#include "libtrain/config/option.h"
+#include "libtrain/tensor/param.h"
+#include "libtrain/tensor/visit.h"
+
+/* One key of [optimizer] or [optimizer.group.NAME] as it stands in a recipe. */
+struct opt_entry { char *section, *key, *value; struct tr_place place; };
+
+/* First member of every kind's configuration. */
+struct opt_base { double weight_decay; };
+
+/* What an update gets. grad is f32 [O,C] or [C], rows maybe longer; it may be overwritten. */
+struct opt_step {
+    struct tr_param *p;
+    struct tr_tensor *grad;
+    double lr;
+    int64_t t;            /* number of this update, from 1 */
+    uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
+    const struct tr_tensor *given;  /* replay: a projection to take instead of a draw; else NULL */
+};
+
+struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
+int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t);
+int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int64_t count);
+
+struct opt_kind {
+    const char *name, *summary, *rule, *source;   /* rule: the update in a line or a few, for help */
+    const struct tr_option *options;              /* offsets into the configuration */
+    size_t config_size, state_size;
+    bool matrices_only;                           /* embeddings, head, norms and biases take `rest` */
+    const char *rest;
+    int (*check)(const void *config);             /* combinations; may be NULL */
+    int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
+    int (*update)(const void *config, void *state, const struct opt_step *s);
+    int (*visit)(void *state, struct opt_lister *l);
+    /* Bytes of state for an [m,n] matrix (m = 1: a vector), exactly those that init allocates. */
+    size_t (*bytes)(const void *config, int64_t m, int64_t n);
+};
+
+extern const struct opt_kind *const opt_kinds[];   /* NULL-terminated */
+/* Hyphens and underscores are the same; NULL when unknown. */
+const struct opt_kind *opt_find(const char *name);
+
+/* Checks all keys of all sections against the kinds' tables. path: the recipe, for messages. */
+int opt_check(const struct opt_entry *e, size_t n, const char *path);
+/* Appends the sections with every key resolved. */
+int opt_print(const struct opt_entry *e, size_t n, struct tr_buf *out);
+/* Help on one kind (name NULL: the list of all). */
+int opt_help(struct tr_buf *out, const char *name);
+
+struct opt;
+struct opt_setup { const struct opt_entry *entry; size_t n; const char *path; uint64_t seed; };
+
+/* Chooses kind and numbers for every trainable parameter and allocates the state (category optimizer). */
+int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n);
+void opt_free(struct opt *o);
+/* Applies one finished gradient; once per parameter and step, in any order. */
+int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step);
+/* Lists all state: tensors "optimizer/NAME/FIELD", numbers likewise. */
+int opt_visit(struct opt *o, struct tr_visitor *v);
+/* Sum of the kinds' formulas over all parameters. */
+size_t opt_state_bytes(const struct opt *o);
+/* Name of the kind that a parameter takes. */
+const char *opt_kind_of(const struct opt *o, const struct tr_param *p);
+
+#endif

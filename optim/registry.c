@@ -1,0 +1,17 @@
+#include "optim/kinds.h"
+#include <string.h>
+
+const struct opt_kind *const opt_kinds[] = {
+    &opt_sgd, &opt_adamw, &opt_adamw_hf, &opt_apollo, &opt_apollo_mini,
+    NULL,
+};
+
+const struct opt_kind *opt_find(const char *name)
+{
+    for (int i = 0; opt_kinds[i]; i++) {
+        const char *a = opt_kinds[i]->name, *b = name;
+        while (*a && (*a == *b || (*a == '-' && *b == '_'))) a++, b++;
+        if (!*a && !*b) return opt_kinds[i];
+    }
+    return NULL;
+}
