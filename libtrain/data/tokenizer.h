@@ -27,6 +27,8 @@ bool tr_tokenizer_ends(const struct tr_tokenizer *t, int32_t id);  /* eos, or an
 /* Appends the ids of `text` (n bytes of UTF-8). special: texts of special tokens become those tokens. No bos is added.
  * Errors: TR_EINPUT for invalid UTF-8 (byte offset in the message; not for raw bytes). */
 int tr_encode(const struct tr_tokenizer *t, struct tr_tokens *out, const char *text, size_t n, bool special);
+/* Appends one id that begins at byte `from`. */
+int tr_encode_id(struct tr_tokens *out, int32_t id, int32_t from);
 /* Appends the bytes of one id. Special tokens are written as their text when `special`. Errors: id beyond the vocabulary. */
 int tr_decode(const struct tr_tokenizer *t, struct tr_buf *out, int32_t id, bool special);
 
