@@ -1,5 +1,5 @@
 #include "tests/support/support.h"
-#include "libtrain/data/tokenizer.h"
+#include "libtrain/data/data.h"
 #include "libtrain/model/weights.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +49,38 @@ static void check_lines(const struct tr_tokenizer *t, const char *path, bool spe
     assert_true(n >= least);
 }
 
+/* Conversations of a file against the ids and marks that the model's own template and tokenizer give. */
+static void check_chats(const struct tr_tokenizer *t, const char *path, const char *expected)
+{
+    struct tr_data_config c = { 0 };
+    struct tr_dataset *d;
+    FILE *f = fopen(expected, "r");
+    char *line = NULL;
+    size_t cap = 0;
+    int64_t at = 0;
+    assert_non_null(f);
+    assert_ok(tr_options_default(tr_data_section.options, &c));
+    c.sequence = 1024;
+    assert_ok(tr_dataset_open(&d, &c, path, t, tr_tokenizer_size(t)));
+    for (; getline(&line, &cap, f) > 0; at++) {
+        json_t *row = json_loads(line, 0, NULL), *want = json_object_get(row, "ids"), *marks = json_object_get(row, "counted");
+        const int32_t *ids;
+        const uint8_t *counted;
+        int64_t n;
+        assert_ok(tr_dataset_example(d, at, &ids, &counted, &n));
+        assert_int_equal(n, json_array_size(want));
+        for (int64_t i = 0; i < n; i++)
+            if (ids[i] != json_integer_value(json_array_get(want, (size_t)i)) || counted[i] != json_integer_value(json_array_get(marks, (size_t)i)))
+                fail_msg("%s:%lld token %lld: %d %d", expected, (long long)at + 1, (long long)i, ids[i], counted[i]);
+        json_decref(row);
+    }
+    assert_int_equal(tr_dataset_counts(d).examples, at);
+    free(line);
+    fclose(f);
+    tr_dataset_free(d);
+    tr_options_release(tr_data_section.options, &c);
+}
+
 static void real_model(void **state)
 {
     char *path = model_path(), lines[512];
@@ -62,6 +94,11 @@ static void real_model(void **state)
     assert_ok(tr_tokenizer_open(&t, tr_weights_metadata(w), NULL));
     snprintf(lines, sizeof lines, "%s/data/smollm2.jsonl", tests_folder);
     check_lines(t, getenv("TRAIN_TEST_LINES") ? getenv("TRAIN_TEST_LINES") : lines, true, 10);
+    char chats[512], expected[512]; /* TRAIN_TEST_CHATS: a folder with more of them */
+    const char *more = getenv("TRAIN_TEST_CHATS");
+    snprintf(chats, sizeof chats, more ? "%s/chat.jsonl" : "%s/data/chat.jsonl", more ? more : tests_folder);
+    snprintf(expected, sizeof expected, more ? "%s/expected.jsonl" : "%s/data/chat_expected.jsonl", more ? more : tests_folder);
+    check_chats(t, chats, expected);
     assert_int_equal(tr_tokenizer_size(t), 49152);
     assert_int_equal(tr_tokenizer_eos(t), 2);
     assert_false(tr_tokenizer_adds_bos(t));
