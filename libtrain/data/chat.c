@@ -1,5 +1,6 @@
 #include "libtrain/data/chat.h"
 #include "libtrain/base/status.h"
+#include "libtrain/data/tokenizer_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,22 +82,11 @@ int tr_chat_find(const struct tr_chat **out, const char *template_text, const ch
 
 struct text { const char *s; size_t n; };
 
-/* Bytes of the white space character at s, as Python's str.strip knows it; 0 when it is another. */
-static size_t space_bytes(const unsigned char *s, size_t n)
-{
-    if (n >= 1 && (s[0] == ' ' || (s[0] >= 9 && s[0] <= 13) || (s[0] >= 0x1c && s[0] <= 0x1f))) return 1;
-    if (n >= 2 && s[0] == 0xc2 && (s[1] == 0x85 || s[1] == 0xa0)) return 2;
-    if (n < 3) return 0;
-    unsigned c = (unsigned)s[0] << 16 | (unsigned)s[1] << 8 | s[2];
-    bool is = c == 0xe19a80 || (c >= 0xe28080 && c <= 0xe2808a) || c == 0xe280a8 || c == 0xe280a9 || c == 0xe280af || c == 0xe2819f || c == 0xe38080;
-    return is ? 3 : 0;
-}
-
 static struct text strip(struct text t)
 {
-    for (size_t k; (k = space_bytes((const unsigned char *)t.s, t.n)) > 0; t.s += k, t.n -= k) {}
+    for (size_t k; (k = tr_space_bytes(t.s, t.n)) > 0; t.s += k, t.n -= k) {}
     for (size_t k = 1; k <= 3 && k <= t.n; k++)
-        if (space_bytes((const unsigned char *)t.s + t.n - k, k) == k) t.n -= k, k = 0;
+        if (tr_space_bytes(t.s + t.n - k, k) == k) t.n -= k, k = 0;
     return t;
 }
 

@@ -110,3 +110,14 @@ size_t tr_utf8_check(const char *text, size_t n)
     }
     return n;
 }
+
+size_t tr_space_bytes(const char *text, size_t n)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    if (n >= 1 && (s[0] == ' ' || (s[0] >= 9 && s[0] <= 13) || (s[0] >= 0x1c && s[0] <= 0x1f))) return 1;
+    if (n >= 2 && s[0] == 0xc2 && (s[1] == 0x85 || s[1] == 0xa0)) return 2;
+    if (n < 3) return 0;
+    unsigned c = (unsigned)s[0] << 16 | (unsigned)s[1] << 8 | s[2];
+    bool is = c == 0xe19a80 || (c >= 0xe28080 && c <= 0xe2808a) || c == 0xe280a8 || c == 0xe280a9 || c == 0xe280af || c == 0xe2819f || c == 0xe38080;
+    return is ? 3 : 0;
+}

@@ -194,7 +194,13 @@ static int encode_plain(struct tr_tokenizer *t, struct tr_tokens *out, const cha
     return rc;
 }
 
-static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+/* Bytes of the white space character that ends before `end`, or 0. */
+static size_t space_before(const char *text, size_t begin, size_t end)
+{
+    for (size_t k = 1; k <= 3 && k <= end - begin; k++)
+        if (tr_space_bytes(text + end - k, k) == k) return k;
+    return 0;
+}
 
 int tr_encode(const struct tr_tokenizer *tokenizer, struct tr_tokens *out, const char *text, size_t n, bool special)
 {
@@ -215,8 +221,8 @@ int tr_encode(const struct tr_tokenizer *tokenizer, struct tr_tokens *out, const
         }
         const struct tr_piece *p = &t->vocab.piece[id];
         size_t begin = i, end = i + p->n;
-        while (p->lstrip && begin > done && is_space(text[begin - 1])) begin--;
-        while (p->rstrip && end < n && is_space(text[end])) end++;
+        for (size_t k; p->lstrip && (k = space_before(text, done, begin)); begin -= k) {}
+        for (size_t k; p->rstrip && (k = tr_space_bytes(text + end, n - end)); end += k) {}
         TR_TRY(encode_plain(t, out, text + done, begin - done, done));
         TR_TRY(tr_encode_id(out, id, (int32_t)begin));
         done = i = end;

@@ -109,5 +109,7 @@ bool tr_alphabet_bytes(char *out, size_t *out_n, const char *text, size_t n);
 
 /* Offset of the first byte that is not UTF-8, or n. */
 size_t tr_utf8_check(const char *text, size_t n);
+/* Bytes of the white space character at the start, as Python's str.strip knows it; 0 when it is another. */
+size_t tr_space_bytes(const char *text, size_t n);
 
 #endif

@@ -107,9 +107,256 @@ static void real_model(void **state)
     tr_weights_free(w);
 }
 
+/* ---- small vocabularies, against the ids of the tokenizers and sentencepiece libraries */
+
+static json_t *load(const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/data/%s", tests_folder, name);
+    json_t *all = json_load_file(path, JSON_ALLOW_NUL, NULL);
+    assert_non_null(all);
+    return all;
+}
+
+static void check_ids(const struct tr_tokenizer *t, const json_t *lines, const char *what, bool round_trip)
+{
+    assert_true(json_array_size(lines) > 20);
+    for (size_t k = 0; k < json_array_size(lines); k++) {
+        const json_t *row = json_array_get(lines, k), *text = json_object_get(row, "text"), *ids = json_object_get(row, "ids");
+        struct tr_tokens out = { 0 };
+        struct tr_buf back = { 0 };
+        assert_ok(tr_encode(t, &out, json_string_value(text), json_string_length(text), true));
+        for (size_t i = 0; i < out.n; i++) {
+            if (i >= json_array_size(ids) || out.id[i] != json_integer_value(json_array_get(ids, i)))
+                fail_msg("%s line %zu token %zu: %d, not %lld, at '%s'", what, k, i, out.id[i], (long long)json_integer_value(json_array_get(ids, i)), json_string_value(text) + out.from[i]);
+            assert_true(out.from[i] >= (i ? out.from[i - 1] : 0) && (size_t)out.from[i] <= json_string_length(text));
+            assert_ok(tr_decode(t, &back, out.id[i], true));
+        }
+        assert_int_equal(out.n, json_array_size(ids));
+        if (round_trip) assert_memory_equal(back.data + (back.size - json_string_length(text)), json_string_value(text), json_string_length(text));
+        tr_tokens_release(&out);
+        tr_buf_release(&back);
+    }
+}
+
+static void check_variants(const char *name)
+{
+    json_t *all = load(name), *base = json_object_get(all, "base"), *variant;
+    char path[512];
+    size_t i;
+    snprintf(path, sizeof path, "%s/tokenizer.json", test_folder());
+    json_array_foreach(json_object_get(all, "variants"), i, variant) {
+        struct tr_tokenizer *t;
+        const char *what = json_string_value(json_object_get(variant, "name"));
+        json_object_set(base, "pre_tokenizer", json_object_get(variant, "pre_tokenizer"));
+        json_object_set(base, "normalizer", json_object_get(variant, "normalizer"));
+        if (json_object_get(variant, "ignore_merges")) json_object_set(json_object_get(base, "model"), "ignore_merges", json_object_get(variant, "ignore_merges"));
+        assert_int_equal(json_dump_file(base, path, 0), 0);
+        assert_ok(tr_tokenizer_open(&t, NULL, i % 2 ? path : test_folder()));
+        check_ids(t, json_object_get(variant, "lines"), what, false);
+        tr_tokenizer_free(t);
+    }
+    json_decref(all);
+}
+
+static void byte_level(void **state) { check_variants("byte_level.json"); }
+static void sentence_json(void **state) { check_variants("sentence.json"); }
+
+static void sentence_gguf(void **state)
+{
+    json_t *all = load("sentence.json");
+    struct tr_tokenizer *t;
+    assert_ok(tr_tokenizer_open(&t, json_object_get(all, "meta"), ""));
+    assert_true(tr_tokenizer_adds_bos(t));
+    assert_int_equal(tr_tokenizer_bos(t), 1);
+    check_ids(t, json_object_get(all, "lines"), "llama", true);
+    tr_tokenizer_free(t);
+    json_decref(all);
+}
+
+/* The metadata that a GGUF file of the byte-level vocabulary would hold gives the ids of tokenizer.json. */
+static json_t *gguf_of(const json_t *base, const char *pre)
+{
+    json_t *meta = json_object(), *tokens = json_array(), *types = json_array(), *merges = json_array(), *m, *id;
+    json_t *model = json_object_get(base, "model"), *vocab = json_object_get(model, "vocab");
+    const char *key;
+    size_t i;
+    for (i = 0; i < json_object_size(vocab) + 2; i++) json_array_append_new(tokens, json_string("")), json_array_append_new(types, json_integer(1));
+    json_object_foreach(vocab, key, id) json_array_set_new(tokens, (size_t)json_integer_value(id), json_string(key));
+    json_array_foreach(json_object_get(base, "added_tokens"), i, m) {
+        size_t at = (size_t)json_integer_value(json_object_get(m, "id"));
+        json_array_set(tokens, at, json_object_get(m, "content"));
+        json_array_set_new(types, at, json_integer(json_is_true(json_object_get(m, "special")) ? 3 : 4));
+    }
+    json_array_foreach(json_object_get(model, "merges"), i, m)
+        json_array_append_new(merges, json_sprintf("%s %s", json_string_value(json_array_get(m, 0)), json_string_value(json_array_get(m, 1))));
+    json_object_set_new(meta, "tokenizer.ggml.model", json_string("gpt2"));
+    json_object_set_new(meta, "tokenizer.ggml.pre", json_string(pre));
+    json_object_set_new(meta, "tokenizer.ggml.tokens", tokens);
+    json_object_set_new(meta, "tokenizer.ggml.token_type", types);
+    json_object_set_new(meta, "tokenizer.ggml.merges", merges);
+    json_object_set_new(meta, "tokenizer.ggml.eos_token_id", json_integer(0));
+    return meta;
+}
+
+static void byte_level_gguf(void **state)
+{
+    json_t *all = load("byte_level.json"), *variant, *row;
+    size_t i, k;
+    json_array_foreach(json_object_get(all, "variants"), i, variant) {
+        struct tr_tokenizer *t;
+        const char *name = json_string_value(json_object_get(variant, "name"));
+        json_t *meta = gguf_of(json_object_get(all, "base"), name), *lines = json_array();
+        assert_ok(tr_tokenizer_open(&t, meta, NULL));
+        json_array_foreach(json_object_get(variant, "lines"), k, row) /* "--" eats spaces in tokenizer.json only */
+            if (!strstr(json_string_value(json_object_get(row, "text")), "--")) json_array_append(lines, row);
+        check_ids(t, lines, name, strcmp(name, "qwen2") != 0);
+        tr_tokenizer_free(t);
+        json_decref(lines);
+        json_decref(meta);
+    }
+    json_decref(all);
+}
+
+static void raw_bytes(void **state)
+{
+    struct tr_tokenizer *t;
+    struct tr_tokens out = { 0 };
+    struct tr_buf b = { 0 };
+    assert_ok(tr_tokenizer_open(&t, NULL, "bytes"));
+    assert_ok(tr_encode(t, &out, "\xff\0a", 3, true));
+    assert_int_equal(out.n, 3);
+    assert_int_equal(out.id[0], 255);
+    for (int i = 0; i < 3; i++) assert_ok(tr_decode(t, &b, out.id[i], true));
+    assert_memory_equal(b.data, "\xff\0a", 3);
+    assert_int_equal(tr_decode(t, &b, 257, true), TR_EINPUT);
+    assert_int_equal(tr_tokenizer_size(t), 257);
+    assert_true(tr_tokenizer_ends(t, 256) && tr_tokenizer_eos(t) == 256 && tr_tokenizer_bos(t) == -1);
+    tr_tokens_release(&out);
+    tr_buf_release(&b);
+    tr_tokenizer_free(t);
+}
+
+/* ---- bad input */
+
+static void bad_text(void **state)
+{
+    static const char *const bad[] = { "ab\xff", "ab\xc0\x80", "ab\xed\xa0\x80", "ab\xf4\x90\x80\x80", "ab\xe2\x82", "ab\x80", "ab\xf0\x80\x80\x80" };
+    json_t *all = load("sentence.json");
+    struct tr_tokenizer *t;
+    struct tr_tokens out = { 0 };
+    assert_ok(tr_tokenizer_open(&t, json_object_get(all, "meta"), NULL));
+    for (int i = 0; i < 7; i++) {
+        assert_int_equal(tr_encode(t, &out, bad[i], strlen(bad[i]), true), TR_EINPUT);
+        assert_non_null(strstr(tr_message(), "byte 2"));
+    }
+    struct tr_buf b = { 0 };
+    assert_int_equal(tr_decode(t, &b, -1, true), TR_EINPUT);
+    assert_int_equal(tr_decode(t, &b, tr_tokenizer_size(t), true), TR_EINPUT);
+    assert_ok(tr_encode(t, &out, "", 0, true));
+    assert_int_equal(out.n, 0);
+    tr_tokens_release(&out);
+    tr_tokenizer_free(t);
+    json_decref(all);
+}
+
+static void refuses(const json_t *meta, const char *says)
+{
+    struct tr_tokenizer *t;
+    assert_int_equal(tr_tokenizer_open(&t, meta, NULL), TR_EINPUT);
+    if (!strstr(tr_message(), says)) fail_msg("'%s' does not say '%s'", tr_message(), says);
+}
+
+static void bad_metadata(void **state)
+{
+    json_t *all = load("byte_level.json"), *good = gguf_of(json_object_get(all, "base"), "gpt-2"), *m;
+    struct tr_tokenizer *t;
+    static const struct { const char *key, *value, *says; } wrong[] = {
+        { "model", "\"bert\"", "model.tokenizer" }, { "model", "3", "model.tokenizer" }, { "pre", "\"tekken\"", "tokenizer.ggml.pre" }, { "tokens", "[]", "tokenizer.ggml.tokens" },
+        { "tokens", "{}", "tokenizer.ggml.tokens" }, { "token_type", "[1]", "token_type" }, { "merges", "3", "merges" }, { "merges", "[\"ab\"]", "merges" },
+        { "merges", "[\"zz zz\"]", "merges" }, { "merges", "[7]", "merges" }, { "merges", "[\"\"]", "merges" }, { "eos_token_id", "100000", "vocabulary" }, { "eos_token_id", "-3", "eos_token_id" },
+        { "bos_token_id", "99999999999", "bos_token_id" }, { "model", "\"llama\"", "scores" } };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "tokenizer.ggml.%s", wrong[i].key);
+        m = json_copy(good);
+        json_object_set_new(m, key, json_loads(wrong[i].value, JSON_DECODE_ANY, NULL));
+        refuses(m, wrong[i].says);
+        json_decref(m);
+    }
+    m = json_object();
+    refuses(m, "model.tokenizer");
+    refuses(NULL, "model.tokenizer");
+    json_decref(m);
+    assert_int_equal(tr_tokenizer_open(&t, NULL, "/nowhere/tokenizer.json"), TR_EINPUT);
+    assert_int_equal(tr_tokenizer_open(&t, NULL, tests_folder), TR_EINPUT);
+    assert_non_null(strstr(tr_message(), "tokenizer.json"));
+    json_decref(good);
+    json_decref(all);
+}
+
+/* Whatever is damaged: a tokenizer or an error; and what opens also encodes. */
+static void try_open(const json_t *meta, const char *path)
+{
+    static const char text[] = "Hello, the world's 123 x_1 \xc3\xa9 \xe6\x97\xa5<|end|> \n\n  ab";
+    struct tr_tokenizer *t;
+    struct tr_tokens out = { 0 };
+    struct tr_buf b = { 0 };
+    int rc = tr_tokenizer_open(&t, meta, path);
+    assert_true(rc == TR_OK || rc == TR_EINPUT);
+    if (rc != TR_OK) return;
+    rc = tr_encode(t, &out, text, sizeof text - 1, true);
+    assert_true(rc == TR_OK || rc == TR_EINPUT);
+    for (size_t i = 0; i < out.n; i++) {
+        assert_ok(tr_decode(t, &b, out.id[i], i & 1));
+        tr_tokenizer_ends(t, out.id[i]);
+    }
+    tr_tokens_release(&out);
+    tr_buf_release(&b);
+    tr_tokenizer_free(t);
+}
+
+static void fuzz(void **state)
+{
+    static const char *const files[] = { "byte_level.json", "sentence.json" };
+    char path[512];
+    unsigned x = 7;
+    snprintf(path, sizeof path, "%s/fuzz.json", test_folder());
+    for (int kind = 0; kind < 4; kind++) { /* tokenizer.json and metadata of both models */
+        json_t *all = load(files[kind & 1]), *base = json_object_get(all, "base");
+        json_t *whole = kind < 2 ? json_incref(base) : kind == 2 ? gguf_of(base, "smollm") : json_incref(json_object_get(all, "meta"));
+        if (kind < 2) json_object_set(base, "pre_tokenizer", json_object_get(json_array_get(json_object_get(all, "variants"), 1), "pre_tokenizer"));
+        char *text = json_dumps(whole, 0);
+        size_t n = strlen(text);
+        for (int i = 0; i < 250; i++) {
+            char *damaged = strdup(text);
+            for (int k = 0; k < 1 + i % 3; k++) {
+                x = x * 1664525u + 1013904223u;
+                size_t at = (x >> 4) % (i % 2 ? n : n < 600 ? n : 600);
+                damaged[at] = "0123456789\",:[]{}-x<"[(x >> 3) % 20];
+            }
+            size_t size = i % 16 == 0 ? (x >> 4) % n : n;
+            json_t *meta = kind < 2 ? NULL : json_loadb(damaged, size, JSON_ALLOW_NUL, NULL);
+            if (kind < 2) {
+                FILE *f = fopen(path, "wb");
+                fwrite(damaged, 1, size, f);
+                fclose(f);
+                try_open(NULL, path);
+            } else if (meta) try_open(meta, NULL);
+            json_decref(meta);
+            free(damaged);
+        }
+        free(text);
+        json_decref(whole);
+        json_decref(all);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(real_model) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(byte_level), cmocka_unit_test(byte_level_gguf), cmocka_unit_test(sentence_json), cmocka_unit_test(sentence_gguf), cmocka_unit_test(raw_bytes),
+        cmocka_unit_test(bad_text), cmocka_unit_test(bad_metadata), cmocka_unit_test(fuzz), cmocka_unit_test(real_model) };
     tests_folder = argc > 1 ? argv[1] : "tests";
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
