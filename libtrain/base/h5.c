@@ -373,6 +373,16 @@ int tr_h5_write(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim,
     return tr_h5_write_rows(f, name, type, 0, dim[0], data);
 }
 
+int tr_h5_write_scalar(struct tr_h5 *f, const char *name, double value)
+{
+    errno = 0;
+    if (f->failed) return write_failed(f, name);
+    hid_t id = make(f, name, H5T_IEEE_F64LE, 8, 0, NULL, false);
+    int rc = id >= 0 && H5Dwrite(id, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, &value) >= 0 ? TR_OK : write_failed(f, name);
+    if (id >= 0) H5Dclose(id);
+    return rc;
+}
+
 int tr_h5_write_words(struct tr_h5 *f, const char *name, const uint64_t *words, int64_t count)
 {
     errno = 0;

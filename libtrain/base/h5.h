@@ -33,6 +33,8 @@ int tr_h5_write(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim,
 int tr_h5_make(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim, const int64_t *dim, bool compress);
 int tr_h5_write_rows(struct tr_h5 *f, const char *name, enum tr_dtype type, int64_t begin, int64_t n, const void *data);
 /* A vector of `count` unsigned 64-bit numbers; reading one of another length or of real numbers is TR_EINPUT. */
+/* A dataset of one number without dimensions. */
+int tr_h5_write_scalar(struct tr_h5 *f, const char *name, double value);
 int tr_h5_write_words(struct tr_h5 *f, const char *name, const uint64_t *words, int64_t count);
 int tr_h5_read_words(struct tr_h5 *f, const char *name, uint64_t *words, int64_t count);
 /* Attributes of the object at `name` ("/" is the root): text and numbers; a missing one gives TR_EINPUT. */

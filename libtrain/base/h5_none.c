@@ -16,6 +16,7 @@ int tr_h5_read_rows(struct tr_h5 *f, const char *name, enum tr_dtype type, int64
 int tr_h5_write(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim, const int64_t *dim, const void *data, bool compress) { return none(); }
 int tr_h5_make(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim, const int64_t *dim, bool compress) { return none(); }
 int tr_h5_write_rows(struct tr_h5 *f, const char *name, enum tr_dtype type, int64_t begin, int64_t n, const void *data) { return none(); }
+int tr_h5_write_scalar(struct tr_h5 *f, const char *name, double value) { return none(); }
 int tr_h5_write_words(struct tr_h5 *f, const char *name, const uint64_t *words, int64_t count) { return none(); }
 int tr_h5_read_words(struct tr_h5 *f, const char *name, uint64_t *words, int64_t count) { return none(); }
 int tr_h5_attr_text(struct tr_h5 *f, const char *object, const char *attr, char **out) { return *out = 0, none(); }

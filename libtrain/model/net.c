@@ -120,7 +120,7 @@ static int build_rope(struct tr_net *net, int64_t positions)
     float *table = malloc((size_t)(positions * D) * sizeof *table);
     if (!table) return tr_fail(TR_EFAIL, "no memory for %" PRId64 " positions", positions);
     for (int64_t i = 0; i < half; i++) {
-        float inv = (float)(1.0 / pow(s->rope_theta, 2.0 * (double)i / (double)D));
+        float inv = 1.0f / powf((float)s->rope_theta, (float)(2 * i) / (float)D);
         if (s->rope_linear > 1) inv = (float)(inv / s->rope_linear);
         if (s->rope_llama3.on) {
             double wave = 2 * M_PI / inv, old = (double)s->rope_llama3.old_context, f = s->rope_llama3.factor;

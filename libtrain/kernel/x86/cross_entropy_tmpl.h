@@ -19,24 +19,23 @@ static float row_max(const float *x_V, int64_t n)
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
-/* Sum of exp(x - max): f32 lanes over blocks of 4096, blocks in double. */
-static double row_sum(const float *x_V, int64_t n, float max)
+/* Sum of exp(x - max) in sixteen f32 lanes, each from the first to the last element, whatever the vectors' width. That
+ * is how PyTorch sums on AVX-512: over a vocabulary of 49152 its rounding is 8e-6 of the loss and moves gradients of
+ * norm gains by 4e-4, so a more exact sum would not agree with transformers in float32. */
+static float row_sum(const float *x_V, int64_t n, float max)
 {
+    enum { SUMS = 16 / LANES };
     const vf c = v_set(LOG2E), shift = v_set(max);
-    double sum = 0;
-    for (int64_t begin = 0; begin < n; begin += 4096) {
-        int64_t end = n - begin < 4096 ? n : begin + 4096, v = begin;
-        vf s0 = v_zero(), s1 = v_zero();
-        for (; v + 2 * LANES <= end; v += 2 * LANES) {
-            s0 = v_add(s0, v_exp2(v_mul(v_sub(v_load(x_V + v), shift), c), 6));
-            s1 = v_add(s1, v_exp2(v_mul(v_sub(v_load(x_V + v + LANES), shift), c), 6));
+    vf s[SUMS];
+    for (int i = 0; i < SUMS; i++) s[i] = v_zero();
+    for (int64_t v = 0; v < n; v += 16)
+        for (int i = 0; i < SUMS && v + i * LANES < n; i++) {
+            int64_t left = n - v - i * LANES;
+            vf x = left >= LANES ? v_load(x_V + v + i * LANES) : v_load_head(x_V + v + i * LANES, left, -INFINITY);
+            s[i] = v_add(s[i], v_exp2(v_mul(v_sub(x, shift), c), 6));
         }
-        for (; v < end; v += LANES) {
-            vf x = v_load_head(x_V + v, end - v < LANES ? end - v : LANES, -INFINITY);
-            s0 = v_add(s0, v_exp2(v_mul(v_sub(x, shift), c), 6));
-        }
-        sum += v_sum(v_add(s0, s1));
-    }
+    float sum = v_sum(s[0]);
+    for (int i = 1; i < SUMS; i++) sum += v_sum(s[i]);
     return sum;
 }
 
@@ -76,7 +75,7 @@ void NAME(cross_entropy)(struct tr_tensor *loss_N, struct tr_tensor *dlogits_NV,
             if (d_V) memset(d_V, 0, (size_t)cols * width);
             continue;
         }
-        float max = row_max(x_V, cols), log_sum = max + (float)log(row_sum(x_V, cols, max)), hit = x_V[target[i]];
+        float max = row_max(x_V, cols), log_sum = max + logf(row_sum(x_V, cols, max)), hit = x_V[target[i]];
         loss[i] = log_sum - hit;
         if (!d_V) continue;
         row_gradient(d_V, dlogits_NV->dtype, x_V, cols, log_sum, scale);
