@@ -1,0 +1,18 @@
+/* What the commands of the program do with a recipe. Each returns a status and has said everything else. */
+#ifndef RECIPE_COMMANDS_H
+#define RECIPE_COMMANDS_H
+#include "recipes/recipe.h"
+
+struct generate_options { const char *prompt, *snapshot; bool chat; int64_t max_tokens, seed; double temperature, top_p; };
+
+/* resume: NULL = from the start, "" = the newest snapshot of the run folder, or a path. */
+int recipe_run(struct recipe *r, const char *resume);
+/* snapshot: NULL = the model as the recipe names it, "" = the newest of the run folder, or a path. */
+int recipe_eval(struct recipe *r, const char *snapshot);
+int recipe_generate(struct recipe *r, const struct generate_options *o);
+int recipe_dump(struct recipe *r, const char *batch, const char *out, bool logits, bool grad);
+int recipe_bench(struct recipe *r);
+int recipe_plan(struct recipe *r, bool json, bool search);
+int recipe_data(struct recipe *r, bool json);
+
+#endif

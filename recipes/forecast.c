@@ -1,0 +1,92 @@
+#include "recipes/forecast.h"
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/gemm/gemm.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct answer { int rc; char message[1024]; struct forecast f; };
+
+/* What the process holds beside the ledger once it runs: code of the matmul libraries, their generated kernels, thread
+ * stacks. Measured as peak_rss - ledger over presets from 1 to 135 million parameters. */
+enum { BESIDE = 40 << 20 };
+
+static int dry_run(struct job *j, struct forecast *f)
+{
+    struct step_result s;
+    size_t before = tr_rss_now();
+    tr_mem_dry(true);
+    TR_TRY(job_net(j, false));
+    TR_TRY(job_training(j));
+    struct tr_ledger built = tr_mem_ledger();
+    tr_mem_reset_peak();
+    for (int i = 0; i < 2; i++) TR_TRY(job_step(j, &s));
+    f->ledger = tr_mem_ledger();
+    for (int c = 0; c < TR_CATEGORIES; c++) f->state[c] = (int64_t)f->ledger.now[c];
+    f->peak_rss = (int64_t)(before + built.total + f->ledger.arena_reserved + BESIDE);
+    return TR_OK;
+}
+
+int forecast_run(struct job *j, struct forecast *out)
+{
+    int ends[2];
+    struct answer a = { 0 };
+    if (pipe(ends)) return tr_fail(TR_EFAIL, "the memory forecast could not start: %s", strerror(errno));
+    fflush(NULL);
+    pid_t child = fork();
+    if (child < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return tr_fail(TR_EFAIL, "the memory forecast could not start: %s", strerror(errno));
+    }
+    if (child == 0) {
+        close(ends[0]);
+        a.rc = dry_run(j, &a.f);
+        snprintf(a.message, sizeof a.message, "%s", a.rc ? tr_message() : "");
+        ssize_t n = write(ends[1], &a, sizeof a);
+        _exit(n == (ssize_t)sizeof a ? 0 : 1);
+    }
+    close(ends[1]);
+    size_t got = 0;
+    for (ssize_t n; got < sizeof a && ((n = read(ends[0], (char *)&a + got, sizeof a - got)) > 0 || (n < 0 && errno == EINTR));)
+        if (n > 0) got += (size_t)n;
+    close(ends[0]);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    if (got < sizeof a) return tr_fail(TR_EFAIL, "the memory forecast ended early; please report this with the recipe");
+    if (a.rc) return tr_fail(a.rc, "%s", a.message);
+    *out = a.f;
+    return TR_OK;
+}
+
+void forecast_text(char *out, size_t size, const struct tr_ledger *l)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int c = 0; c < TR_CATEGORIES; c++)
+        if (l->at_peak[c] >= 50000 && n < size)
+            n += (size_t)snprintf(out + n, size - n, "%s%s %.1f MB", n ? ", " : "", tr_category_name((enum tr_category)c), (double)l->at_peak[c] / 1e6);
+}
+
+int forecast_check(struct job *j, const struct forecast *f)
+{
+    int64_t budget = j->r->memory.budget;
+    if (budget <= 0 || f->peak_rss <= budget) return TR_OK;
+    char items[400], advice[600];
+    size_t n = 0;
+    forecast_text(items, sizeof items, &f->ledger);
+    const size_t *at = f->ledger.at_peak;
+    advice[0] = 0;
+    if (j->recompute != TR_BLOCK)
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "memory.recompute = block saves about %.0f MB of activations", (double)at[TR_ACTIVATIONS] * 0.8 / 1e6);
+    if (at[TR_OPTIMIZER] > at[TR_WEIGHTS] / 4)
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "%soptimizer.name = apollo-mini saves about %.0f MB of state", n ? ", " : "", (double)at[TR_OPTIMIZER] * 0.9 / 1e6);
+    if (!j->fused && at[TR_GRADIENTS] > 0)
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "%sone micro-batch without train.clip saves %.0f MB of gradients", n ? ", " : "", (double)at[TR_GRADIENTS] * 0.8 / 1e6);
+    if (j->micro_batch > 1)
+        snprintf(advice + n, sizeof advice - n, "%strain.micro_batch = %" PRId64 " saves about %.0f MB", n ? ", " : "", j->micro_batch / 2, (double)(at[TR_ACTIVATIONS] + at[TR_WORKSPACE] / 2) * 0.5 / 1e6);
+    return tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): memory.budget is %.2f GB; at its peak %s; %s", (double)f->peak_rss / 1e9, j->r->path,
+                   (double)budget / 1e9, items, advice[0] ? advice : "a smaller model or a larger budget is needed");
+}

@@ -1,0 +1,22 @@
+/* What a run will need, told by running its own code without memory. */
+#ifndef RECIPE_FORECAST_H
+#define RECIPE_FORECAST_H
+#include "recipes/job.h"
+
+struct forecast {
+    struct tr_ledger ledger;       /* after one step; peak and at_peak are those of the run */
+    int64_t peak_rss;              /* resident bytes expected at most */
+    int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
+};
+
+/* Forecasts the run of an opened job whose data is loaded and whose network does not exist yet. The work is done in a
+ * child process in dry mode: kernels do nothing, the ledger counts. Errors: those that the run itself would meet. */
+int forecast_run(struct job *j, struct forecast *out);
+
+/* TR_EBUDGET when the forecast is above memory.budget: the largest items and what would save how much. */
+int forecast_check(struct job *j, const struct forecast *f);
+
+/* "weights 269 MB, optimizer 1076 MB, ..." of a ledger's peak, in a buffer of the caller. */
+void forecast_text(char *out, size_t size, const struct tr_ledger *l);
+
+#endif

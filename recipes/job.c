@@ -1,0 +1,172 @@
+#include "recipes/job.h"
+#include "checkpoint/checkpoint.h"
+#include "libtrain/base/file.h"
+#include "libtrain/base/log.h"
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/gemm/gemm.h"
+#include "libtrain/model/preset.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- model */
+
+static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
+{
+    if (r->model.preset[0]) TR_TRY(tr_shape_preset(s, r->model.preset));
+    else *s = tr_shape_default((enum tr_arch)r->model.arch);
+    /* A key that was set wins over the preset; 0 and "" mean "not set". */
+    struct { int64_t *to, from; } ints[] = { { &s->hidden, r->model.hidden }, { &s->layers, r->model.layers }, { &s->heads, r->model.heads },
+        { &s->kv_heads, r->model.kv_heads }, { &s->head_dim, r->model.head_dim }, { &s->intermediate, r->model.intermediate },
+        { &s->vocab, r->model.vocab }, { &s->context, r->model.context } };
+    bool heads = r->model.heads || r->model.hidden;
+    if (heads && !r->model.kv_heads) s->kv_heads = 0;
+    if (heads && !r->model.head_dim) s->head_dim = 0;
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        if (ints[i].from) *ints[i].to = ints[i].from;
+    if (!s->kv_heads) s->kv_heads = s->heads;
+    if (!s->head_dim && s->heads) s->head_dim = s->hidden / s->heads;
+    if (!s->intermediate) s->intermediate = s->arch == TR_GPT2 ? 4 * s->hidden : (8 * s->hidden / 3 + 31) / 32 * 32;
+    if (!s->context) s->context = r->data.sequence > 1024 ? r->data.sequence : 1024;
+    if (r->model.rope_theta > 0) s->rope_theta = r->model.rope_theta;
+    if (r->model.norm_eps > 0) s->norm_eps = r->model.norm_eps;
+    if (r->model.tied != RECIPE_TIED_AUTO) s->tied = r->model.tied == RECIPE_TIED_TRUE;
+    return tr_shape_check(s, r->path);
+}
+
+int job_open(struct job *j, const struct recipe *r)
+{
+    *j = (struct job){ .r = r };
+    tr_set_threads((int)r->run.threads);
+    if (r->model.path[0]) {
+        TR_TRY(tr_weights_open(&j->weights, r->model.path));
+        j->shape = *tr_weights_shape(j->weights);
+        if (r->model.context > 0) j->shape.context = r->model.context;
+    } else TR_TRY(shape_from_keys(&j->shape, r));
+    return TR_OK;
+}
+
+/* Token files need no tokenizer. */
+static bool holds_tokens(const char *path)
+{
+    size_t n = strlen(path);
+    return n == 0 || (n > 3 && !strcmp(path + n - 3, ".h5"));
+}
+
+int job_tokenizer(struct job *j, bool required)
+{
+    if (!required && holds_tokens(j->r->data.train) && holds_tokens(j->r->data.valid)) return TR_OK;
+    const json_t *gguf = j->weights && tr_weights_is_gguf(j->weights) ? tr_weights_metadata(j->weights) : NULL;
+    const char *path = j->r->model.tokenizer;
+    if (!path[0] && !gguf) path = j->weights ? j->r->model.path : j->shape.vocab == 257 ? "bytes" : "";
+    if (!path[0] && !gguf) {
+        if (!required) return TR_OK;
+        return tr_fail(TR_EINPUT, "no tokenizer (%s): the model is from scratch; set model.tokenizer to a tokenizer.json, a .gguf file, or bytes", j->r->path);
+    }
+    TR_TRY(tr_tokenizer_open(&j->tokenizer, gguf, path));
+    if (tr_tokenizer_size(j->tokenizer) > j->shape.vocab)
+        return tr_fail(TR_EINPUT, "tokenizer of %d tokens (%s): the model's vocabulary has only %" PRId64 "; set model.vocab or another model.tokenizer",
+                       tr_tokenizer_size(j->tokenizer), j->r->path, j->shape.vocab);
+    return TR_OK;
+}
+
+static enum tr_dtype weight_type(const struct recipe *r)
+{
+    return r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32;
+}
+
+int job_net(struct job *j, bool values)
+{
+    const struct recipe *r = j->r;
+    enum tr_dtype dtype = weight_type(r), compute;
+    if (r->model.compute == RECIPE_COMPUTE_AUTO) {
+        compute = dtype != TR_F32 && tr_gemm_has_bf16() ? TR_BF16 : TR_F32;
+        if (dtype != TR_F32 && compute == TR_F32 && !tr_mem_is_dry()) tr_info("this CPU has no bf16 arithmetic: computing in f32");
+    } else compute = r->model.compute == RECIPE_COMPUTE_BF16 ? TR_BF16 : TR_F32;
+    int64_t positions = r->data.sequence > j->shape.context ? r->data.sequence : j->shape.context;
+    TR_TRY(tr_net_new(&j->net, &j->shape, dtype, compute, positions));
+    TR_TRY(tr_tape_new(&j->tape));
+    if (!values) return TR_OK;
+    return j->weights ? tr_net_load(j->net, j->weights) : tr_net_init(j->net, (uint64_t)r->train.seed);
+}
+
+int job_parameters(struct job *j, const char *snapshot)
+{
+    char *path = NULL;
+    int64_t step;
+    if (!snapshot[0]) TR_TRY(ckpt_newest(&path, &step, j->r->run.dir));
+    int rc = ckpt_load_some(path ? path : snapshot, &step, job_visit, j, "param/");
+    free(path);
+    return rc;
+}
+
+/* ---- data */
+
+int job_data(struct job *j, bool train)
+{
+    const struct recipe *r = j->r;
+    j->batch = r->train.batch;
+    j->micro_batch = r->train.micro_batch > 0 ? r->train.micro_batch : j->batch;
+    j->micro_batches = j->batch / j->micro_batch;
+    j->segment = 512;
+    if (train) {
+        TR_TRY(tr_dataset_open(&j->train, &r->data, r->data.train, j->tokenizer, j->shape.vocab));
+        TR_TRY(tr_loader_new(&j->loader, j->train, &r->data, (uint64_t)r->train.seed, r->data.shuffle));
+        int64_t per_epoch = tr_loader_sequences(j->loader);
+        j->steps = r->train.steps > 0 ? r->train.steps : (int64_t)((double)per_epoch * r->train.epochs / (double)j->batch + 0.999999);
+        if (j->steps < 1) j->steps = 1;
+    }
+    if (r->data.valid[0]) {
+        TR_TRY(tr_dataset_open(&j->valid, &r->data, r->data.valid, j->tokenizer, j->shape.vocab));
+        TR_TRY(tr_loader_new(&j->valid_loader, j->valid, &r->data, 0, false));
+    }
+    return TR_OK;
+}
+
+int job_feed(struct job *j, int64_t tokens) { return tr_feed_new(&j->feed, tokens); }
+
+int job_training(struct job *j)
+{
+    const struct recipe *r = j->r;
+    j->recompute = r->memory.recompute == RECIPE_RECOMPUTE_NONE ? TR_KEEP : r->memory.recompute == RECIPE_RECOMPUTE_BLOCK ? TR_BLOCK : TR_SELECTIVE;
+    bool can = j->micro_batches == 1 && !(r->train.clip > 0);
+    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && can;
+    int64_t bytes = 4 * tr_shape_params(&j->shape);
+    if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
+        return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false", r->train.clip, r->path, (double)bytes / 1e6);
+    if (r->memory.fused_update == RECIPE_FUSED_TRUE && !can)
+        tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, (double)bytes / 1e6);
+    struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed };
+    TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
+    int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
+    if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
+    return job_feed(j, tokens);
+}
+
+int job_visit(void *job, struct tr_visitor *v)
+{
+    struct job *j = job;
+    uint64_t words[3] = { j->step, j->tokens_seen, (uint64_t)j->r->train.seed };
+    TR_TRY(tr_net_visit(j->net, v));
+    if (j->opt) TR_TRY(opt_visit(j->opt, v));
+    if (j->loader) TR_TRY(tr_loader_visit(j->loader, v));
+    TR_TRY(v->words(v->self, "run/progress", words, 3));
+    j->step = words[0];
+    j->tokens_seen = words[1];
+    return TR_OK;
+}
+
+void job_release(struct job *j)
+{
+    opt_free(j->opt);
+    tr_loader_free(j->loader);
+    tr_loader_free(j->valid_loader);
+    tr_dataset_free(j->train);
+    tr_dataset_free(j->valid);
+    tr_feed_release(&j->feed);
+    tr_tape_free(j->tape);
+    tr_net_free(j->net);
+    tr_tokenizer_free(j->tokenizer);
+    tr_weights_free(j->weights);
+    *j = (struct job){ 0 };
+}

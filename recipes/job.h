@@ -1,0 +1,56 @@
+/* Everything one process opens for a recipe: model, tokenizer, data, optimizer, tape. The commands are built from it. */
+#ifndef RECIPE_JOB_H
+#define RECIPE_JOB_H
+#include "libtrain/data/data.h"
+#include "libtrain/model/net.h"
+#include "optim/optim.h"
+#include "recipes/recipe.h"
+
+struct job {
+    const struct recipe *r;
+    struct tr_weights *weights;          /* NULL from scratch */
+    struct tr_tokenizer *tokenizer;      /* NULL when no text is involved */
+    struct tr_shape shape;
+    struct tr_net *net;
+    struct tr_tape *tape;
+    struct tr_feed feed;
+    struct tr_dataset *train, *valid;
+    struct tr_loader *loader, *valid_loader;
+    struct opt *opt;
+    /* what the keys resolve to */
+    int64_t batch, micro_batch, micro_batches, steps;
+    enum tr_recompute recompute;
+    bool fused;                          /* each parameter is updated inside backward */
+    int64_t segment;                     /* tokens of the loss head at a time */
+    /* progress: words of a snapshot */
+    uint64_t step, tokens_seen;
+};
+
+/* Opens the model files and resolves shape and types; nothing large is allocated. */
+int job_open(struct job *j, const struct recipe *r);
+/* Tokenizer when text is involved; required = an error when there is none. */
+int job_tokenizer(struct job *j, bool required);
+/* Training (and validation) data with their loaders; resolves steps and micro-batches. */
+int job_data(struct job *j, bool train);
+/* Allocates the network; values: from the file or random, or unset when a snapshot follows (values = false). */
+int job_net(struct job *j, bool values);
+/* Optimizer, tape and feed for training; feed alone for evaluation. */
+int job_training(struct job *j);
+int job_feed(struct job *j, int64_t tokens);
+void job_release(struct job *j);
+
+/* Loads the parameters of a snapshot ("" = newest of the run folder, or a path) over the network's. */
+int job_parameters(struct job *j, const char *snapshot);
+/* Lists all state that a resume needs. */
+int job_visit(void *job, struct tr_visitor *v);
+
+/* One optimizer step over the next batch; *loss is the mean over its counted tokens. grad_norm before clipping. */
+struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; };
+int job_step(struct job *j, struct step_result *out);
+/* Mean loss over the validation data. */
+int job_evaluate(struct job *j, double *loss, int64_t *counted);
+
+/* Learning rate of update k (0-based): warm-up, then the schedule. */
+double job_lr(const struct recipe *r, int64_t steps, int64_t k);
+
+#endif

@@ -1,0 +1,259 @@
+#include "recipes/recipe.h"
+#include "libtrain/base/file.h"
+#include "libtrain/base/status.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(struct recipe, field)
+#define END { NULL, TR_OPT_INT, 0, NULL, 0, 0, NULL, NULL }
+static const double BIG = 1e15;
+
+static const struct tr_option model_options[] = {
+    { "path", TR_OPT_TEXT, AT(model.path), "", 0, 0, NULL, "a .gguf file, or a folder with config.json and *.safetensors" },
+    { "preset", TR_OPT_TEXT, AT(model.preset), "", 0, 0, NULL, "a shape to train from scratch: llama-tiny, llama-60m, -130m, -350m, -1b, -7b, -13b, gpt2-124m, -355m, -774m, -1558m" },
+    { "arch", TR_OPT_CHOICE, AT(model.arch), "llama", 0, 0, "llama|mistral|qwen2|qwen3|gpt2", "architecture of a from-scratch model" },
+    { "hidden", TR_OPT_INT, AT(model.hidden), "0", 0, 1 << 20, NULL, "width of the residual stream" },
+    { "layers", TR_OPT_INT, AT(model.layers), "0", 0, 4096, NULL, "blocks" },
+    { "heads", TR_OPT_INT, AT(model.heads), "0", 0, 4096, NULL, "attention heads" },
+    { "kv_heads", TR_OPT_INT, AT(model.kv_heads), "0", 0, 4096, NULL, "key/value heads; 0 = as many as heads" },
+    { "head_dim", TR_OPT_INT, AT(model.head_dim), "0", 0, 512, NULL, "size of a head; 0 = hidden / heads" },
+    { "intermediate", TR_OPT_INT, AT(model.intermediate), "0", 0, 1 << 22, NULL, "width inside the MLP; 0 = 8/3 hidden (gpt2: 4 hidden)" },
+    { "vocab", TR_OPT_INT, AT(model.vocab), "0", 0, 1 << 24, NULL, "tokens in the vocabulary" },
+    { "context", TR_OPT_INT, AT(model.context), "0", 0, 1 << 24, NULL, "longest sequence in tokens" },
+    { "tied", TR_OPT_CHOICE, AT(model.tied), "auto", 0, 0, "auto|false|true", "one matrix for embedding and output head" },
+    { "rope_theta", TR_OPT_REAL, AT(model.rope_theta), "0", 0, 1e12, NULL, "base of the rotary frequencies; 0 = 10000" },
+    { "norm_eps", TR_OPT_REAL, AT(model.norm_eps), "0", 0, 1, NULL, "epsilon of the norms; 0 = 1e-6 (gpt2: 1e-5)" },
+    { "tokenizer", TR_OPT_TEXT, AT(model.tokenizer), "", 0, 0, NULL, "tokenizer.json, folder or .gguf when not inside path; bytes = raw bytes" },
+    { "dtype", TR_OPT_CHOICE, AT(model.dtype), "auto", 0, 0, "auto|f32|bf16|int8", "type of the weights; auto = bf16 for a model read from path, f32 from scratch" },
+    { "compute", TR_OPT_CHOICE, AT(model.compute), "auto", 0, 0, "auto|f32|bf16", "type of the arithmetic; auto = bf16 for bf16 and int8 weights where the CPU has it, else f32" },
+    END
+};
+
+static const struct tr_option train_options[] = {
+    { "steps", TR_OPT_INT, AT(train.steps), "0", 0, BIG, NULL, "optimizer steps; 0 = by epochs" },
+    { "epochs", TR_OPT_REAL, AT(train.epochs), "0", 0, 1e9, NULL, "passes over the data; 0 = by steps (1 when both are 0)" },
+    { "batch", TR_OPT_INT, AT(train.batch), "8", 1, 1 << 24, NULL, "sequences per optimizer step over all ranks" },
+    { "micro_batch", TR_OPT_INT, AT(train.micro_batch), "0", 0, 1 << 24, NULL, "sequences at a time; divides batch; 0 = the whole batch" },
+    { "seed", TR_OPT_INT, AT(train.seed), "1", 0, BIG, NULL, "of initial weights, shuffling and every draw" },
+    { "lr", TR_OPT_REAL, AT(train.lr), "1e-4", 0, 1e6, NULL, "learning rate after warm-up" },
+    { "schedule", TR_OPT_CHOICE, AT(train.schedule), "cosine", 0, 0, "constant|linear|cosine|wsd", "how it falls to min_lr; wsd = constant, then linear over the last fifth" },
+    { "warmup", TR_OPT_INT, AT(train.warmup), "0", 0, BIG, NULL, "steps of linear warm-up" },
+    { "min_lr", TR_OPT_REAL, AT(train.min_lr), "0", 0, 1e6, NULL, "learning rate at the last step" },
+    { "clip", TR_OPT_REAL, AT(train.clip), "0", 0, 1e9, NULL, "largest global norm of the gradient; 0 = off" },
+    { "log_every", TR_OPT_INT, AT(train.log_every), "10", 1, BIG, NULL, "steps between two lines where stderr is no terminal" },
+    { "eval_every", TR_OPT_INT, AT(train.eval_every), "0", 0, BIG, NULL, "steps between evaluations on data.valid; 0 = at the end" },
+    { "stop_at", TR_OPT_INT, AT(train.stop_at), "0", 0, BIG, NULL, "stop after this step with a complete snapshot, schedules unchanged; 0 = never" },
+    END
+};
+
+static const struct tr_option memory_options[] = {
+    { "budget", TR_OPT_SIZE, AT(memory.budget), "0", 0, 0, NULL, "refuse to start when the plan is above it, e.g. 12G; 0 = no limit" },
+    { "recompute", TR_OPT_CHOICE, AT(memory.recompute), "selective", 0, 0, "none|selective|block|auto", "activations computed again in backward: norms and products, or whole blocks; auto = the least that fits the budget" },
+    { "fused_update", TR_OPT_CHOICE, AT(memory.fused_update), "auto", 0, 0, "auto|true|false", "update each parameter inside backward and drop its gradient; auto = where clipping and micro-batches allow it" },
+    { "offload", TR_OPT_CHOICE, AT(memory.offload), "none", 0, 0, "none|host|disk", "where state that is not in use goes" },
+    END
+};
+
+static const struct tr_option parallel_options[] = {
+    { "data", TR_OPT_INT, AT(parallel.data), "1", 1, 1 << 20, NULL, "ranks that share the batch" },
+    { "pipeline", TR_OPT_INT, AT(parallel.pipeline), "1", 1, 4096, NULL, "ranks that share the layers" },
+    { "zero", TR_OPT_INT, AT(parallel.zero), "0", 0, 3, NULL, "ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too" },
+    { "schedule", TR_OPT_CHOICE, AT(parallel.schedule), "1f1b", 0, 0, "1f1b|interleaved|zero-bubble|v-half", "order of the pipeline's passes" },
+    { "vocabulary", TR_OPT_CHOICE, AT(parallel.vocabulary), "none", 0, 0, "none|alg1|alg2", "vocabulary parallelism over the pipeline" },
+    { "backend", TR_OPT_CHOICE, AT(parallel.backend), "auto", 0, 0, "auto|mpi|nccl", "what moves bytes between ranks" },
+    END
+};
+
+static const struct tr_option checkpoint_options[] = {
+    { "every", TR_OPT_INT, AT(checkpoint.every), "100", 0, BIG, NULL, "steps between snapshots on disk, the last step included; 0 = none" },
+    { "memory_every", TR_OPT_INT, AT(checkpoint.memory_every), "0", 0, BIG, NULL, "steps between snapshots in memory; 0 = none" },
+    { "keep", TR_OPT_INT, AT(checkpoint.keep), "2", 0, BIG, NULL, "newest snapshots that stay; 0 = all" },
+    { "redundancy", TR_OPT_TEXT, AT(checkpoint.redundancy), "", 0, 0, NULL, "erasure code over nodes, e.g. 2+1" },
+    { "compress", TR_OPT_INT, AT(checkpoint.compress), "0", 0, 9, NULL, "deflate level of snapshots; 0 = off" },
+    END
+};
+
+static const struct tr_option run_options[] = {
+    { "dir", TR_OPT_TEXT, AT(run.dir), "", 0, 0, NULL, "run folder; default runs/<recipe name>" },
+    { "name", TR_OPT_TEXT, AT(run.name), "", 0, 0, NULL, "title of the report; default the recipe's name" },
+    { "device", TR_OPT_CHOICE, AT(run.device), "auto", 0, 0, "cpu|cuda|auto", "where to compute" },
+    { "threads", TR_OPT_INT, AT(run.threads), "0", 0, 4096, NULL, "threads of a process; 0 = all cores" },
+    { "tensorboard", TR_OPT_BOOL, AT(run.tensorboard), "false", 0, 0, NULL, "also write event files for TensorBoard" },
+    END
+};
+
+static const struct tr_option no_options[] = { END };
+
+static struct tr_section sections[] = {
+    { "model", "what is trained: a model read from path, or a shape from scratch", model_options, 0 },
+    { "data", "what it is trained on", NULL, AT(data) },
+    { "train", "how long, in which steps, at which rate", train_options, 0 },
+    { "optimizer", "how a gradient becomes an update; keys of each: train help optimizer.NAME", no_options, 0 },
+    { "memory", "what memory may be used and how it is saved", memory_options, 0 },
+    { "parallel", "the grid of ranks", parallel_options, 0 },
+    { "checkpoint", "snapshots", checkpoint_options, 0 },
+    { "run", "where the run happens and what it leaves", run_options, 0 },
+    { NULL, NULL, NULL, 0 },
+};
+
+const struct tr_section *recipe_sections(void)
+{
+    sections[1].options = tr_data_section.options; /* not a constant of this file */
+    return sections;
+}
+
+static void *base_of(struct recipe *r, const struct tr_section *s) { return (char *)r + (s->options == tr_data_section.options ? AT(data) : 0); }
+
+/* ---- reading */
+
+static int add_optimizer(struct recipe *r, const char *section, const char *key, const char *value, struct tr_place place)
+{
+    for (size_t i = 0; i < r->n_optimizer; i++) { /* --set wins over the file */
+        struct opt_entry *e = &r->optimizer[i];
+        if (strcmp(e->section, section) || strcmp(e->key, key)) continue;
+        free(e->value);
+        e->place = place;
+        return tr_strdup(&e->value, value);
+    }
+    TR_TRY(tr_grow(&r->optimizer, r->n_optimizer, &r->cap_optimizer, sizeof *r->optimizer));
+    struct opt_entry *e = &r->optimizer[r->n_optimizer];
+    *e = (struct opt_entry){ .place = place };
+    r->n_optimizer++;
+    TR_TRY(tr_strdup(&e->section, section));
+    TR_TRY(tr_strdup(&e->key, key));
+    return tr_strdup(&e->value, value);
+}
+
+static int set(struct recipe *r, const char *section, const char *key, const char *value, struct tr_place place)
+{
+    if (!strcmp(section, "optimizer") || !strncmp(section, "optimizer.group.", 16)) return add_optimizer(r, section, key, value, place);
+    const char *names[16];
+    size_t n = 0;
+    for (const struct tr_section *s = recipe_sections(); s->name; s++) {
+        names[n++] = s->name;
+        if (!strcmp(s->name, section)) return tr_options_set(section, s->options, base_of(r, s), key, value, place);
+    }
+    names[n] = NULL;
+    const char *near = tr_nearest(section, names);
+    char at[300];
+    if (place.line > 0) snprintf(at, sizeof at, "%s:%d", place.file, place.line);
+    else snprintf(at, sizeof at, "--set");
+    return tr_fail(TR_EINPUT, "unknown section '%.80s' (%s): %s%s%s", section, at, near ? "did you mean '" : "the sections are model, data, train, optimizer, optimizer.group.NAME, memory, parallel, checkpoint and run",
+                   near ? near : "", near ? "'?" : "");
+}
+
+static int set_from_command(struct recipe *r, const char *text)
+{
+    const char *eq = strchr(text, '='), *dot = NULL;
+    if (eq) /* the key is after the last dot before '=' (section names have dots) */
+        for (const char *c = text; c < eq; c++)
+            if (*c == '.') dot = c;
+    if (!eq || !dot || dot == text || eq == dot + 1) return tr_fail(TR_EINPUT, "bad override '%.80s' (--set): it must be section.key=value", text);
+    char *section = NULL, *key = NULL;
+    int rc;
+    TR_GO(tr_strndup(&section, text, (size_t)(dot - text)));
+    TR_GO(tr_strndup(&key, dot + 1, (size_t)(eq - dot - 1)));
+    rc = set(r, section, key, eq + 1, (struct tr_place){ "--set", 0 });
+done:
+    free(section);
+    free(key);
+    return rc;
+}
+
+/* ---- checks of combinations */
+
+static int fill_names(struct recipe *r)
+{
+    const char *slash = strrchr(r->path, '/'), *name = slash ? slash + 1 : r->path, *dot = strrchr(name, '.');
+    int n = dot ? (int)(dot - name) : (int)strlen(name);
+    struct tr_buf b = { 0 };
+    if (!r->run.name[0]) {
+        free(r->run.name);
+        r->run.name = NULL;
+        TR_TRY(tr_strndup(&r->run.name, name, (size_t)n));
+    }
+    if (r->run.dir[0]) return TR_OK;
+    TR_TRY(tr_buf_printf(&b, "runs/%.*s", n, name));
+    free(r->run.dir);
+    r->run.dir = b.data;
+    return TR_OK;
+}
+
+static int check(struct recipe *r)
+{
+    const char *p = r->path;
+    bool shape = r->model.preset[0] || r->model.hidden;
+    if (r->model.path[0] && r->model.preset[0]) return tr_fail(TR_EINPUT, "model.path and model.preset are both set (%s): remove one of them", p);
+    if (!r->model.path[0] && !shape) return tr_fail(TR_EINPUT, "no model (%s): set model.path to a file or folder, or model.preset to a shape", p);
+    if (r->model.path[0] && r->model.hidden) return tr_fail(TR_EINPUT, "model.path and model.hidden are both set (%s): a model that is read has its own shape; remove one of them", p);
+    if (r->train.steps > 0 && r->train.epochs > 0) return tr_fail(TR_EINPUT, "train.steps and train.epochs are both set (%s): remove one of them", p);
+    if (r->train.steps == 0 && r->train.epochs == 0) r->train.epochs = 1;
+    if (r->train.micro_batch == 0) r->train.micro_batch = r->train.batch;
+    if (r->train.batch % r->train.micro_batch)
+        return tr_fail(TR_EINPUT, "train.batch = %" PRId64 " (%s): train.micro_batch = %" PRId64 " does not divide it", r->train.batch, p, r->train.micro_batch);
+    if (r->train.min_lr > r->train.lr) return tr_fail(TR_EINPUT, "train.min_lr = %g (%s): it is above train.lr = %g", r->train.min_lr, p, r->train.lr);
+    if (r->model.dtype == RECIPE_DTYPE_AUTO) r->model.dtype = r->model.path[0] ? RECIPE_BF16 : RECIPE_F32;
+    if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
+    if (r->memory.recompute == RECIPE_RECOMPUTE_AUTO && r->memory.budget == 0) r->memory.recompute = RECIPE_RECOMPUTE_SELECTIVE;
+    TR_TRY(fill_names(r));
+    return opt_check(r->optimizer, r->n_optimizer, p);
+}
+
+int recipe_load(struct recipe *r, const char *path, const char *const *sets, size_t n_sets)
+{
+    struct tr_ini ini = { 0 };
+    int rc;
+    *r = (struct recipe){ 0 };
+    for (const struct tr_section *s = recipe_sections(); s->name; s++) TR_GO(tr_options_default(s->options, base_of(r, s)));
+    TR_GO(tr_strdup(&r->path, path));
+    TR_GO(tr_ini_read(&ini, path));
+    for (size_t i = 0; i < ini.n; i++) TR_GO(set(r, ini.entry[i].section, ini.entry[i].key, ini.entry[i].value, (struct tr_place){ r->path, ini.entry[i].line }));
+    for (size_t i = 0; i < n_sets; i++) TR_GO(set_from_command(r, sets[i]));
+    rc = check(r);
+done:
+    tr_ini_release(&ini);
+    return rc;
+}
+
+void recipe_release(struct recipe *r)
+{
+    for (const struct tr_section *s = recipe_sections(); s->name; s++) tr_options_release(s->options, base_of(r, s));
+    for (size_t i = 0; i < r->n_optimizer; i++) {
+        free(r->optimizer[i].section);
+        free(r->optimizer[i].key);
+        free(r->optimizer[i].value);
+    }
+    free(r->optimizer);
+    free(r->path);
+    *r = (struct recipe){ 0 };
+}
+
+int recipe_print(const struct recipe *r, struct tr_buf *out)
+{
+    for (const struct tr_section *s = recipe_sections(); s->name; s++) {
+        if (!strcmp(s->name, "optimizer")) continue;
+        TR_TRY(tr_buf_printf(out, "[%s]\n", s->name));
+        TR_TRY(tr_options_print(out, s->options, base_of((struct recipe *)(uintptr_t)r, s)));
+        TR_TRY(tr_buf_puts(out, "\n"));
+    }
+    return opt_print(r->optimizer, r->n_optimizer, out);
+}
+
+int recipe_write_config(const struct recipe *r)
+{
+    struct tr_buf text = { 0 };
+    struct tr_tmpfile f = { 0 };
+    char *path = NULL;
+    int rc;
+    TR_GO(recipe_print(r, &text));
+    TR_GO(tr_path_join(&path, r->run.dir, "config.ini"));
+    TR_GO(tr_tmpfile_open(&f, path));
+    fwrite(text.data, 1, text.size, f.f);
+    rc = tr_tmpfile_commit(&f);
+done:
+    tr_tmpfile_release(&f);
+    tr_buf_release(&text);
+    free(path);
+    return rc;
+}

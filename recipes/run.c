@@ -1,0 +1,148 @@
+/* `train run`: the training loop with its evaluation, snapshots, records and stops. */
+#include "checkpoint/checkpoint.h"
+#include "libtrain/base/file.h"
+#include "libtrain/base/log.h"
+#include "libtrain/base/profile.h"
+#include "libtrain/base/status.h"
+#include "recipes/commands.h"
+#include "recipes/forecast.h"
+#include "recipes/metrics.h"
+#include "recipes/progress.h"
+#include "recipes/report.h"
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static volatile sig_atomic_t stop_asked;
+
+/* The first signal asks for a stop after this step; a second one ends the process at once. */
+static void on_signal(int sig)
+{
+    stop_asked = 1;
+    signal(sig, SIG_DFL);
+}
+
+struct running {
+    struct job j;
+    struct metrics *metrics;
+    struct progress *progress;
+    struct tr_buf config;        /* the resolved recipe */
+    int64_t saved;               /* step of the newest snapshot of this run */
+};
+
+static int save(struct running *s, double *seconds)
+{
+    const struct recipe *r = s->j.r;
+    int64_t step = (int64_t)s->j.step;
+    if (s->saved == step) return TR_OK;
+    double t = tr_now();
+    TR_TRY(ckpt_save(r->run.dir, step, job_visit, &s->j, s->config.data, r->checkpoint.keep, r->checkpoint.compress));
+    s->saved = step;
+    *seconds += tr_now() - t;
+    return TR_OK;
+}
+
+/* Refuses what is not built yet, before anything is allocated. */
+static int check_supported(const struct recipe *r)
+{
+    if (r->parallel.data > 1 || r->parallel.pipeline > 1 || r->parallel.zero > 0)
+        return tr_fail(TR_EINPUT, "[parallel] asks for several ranks (%s): this version trains on one; remove parallel.data, parallel.pipeline and parallel.zero", r->path);
+    if (r->memory.offload != RECIPE_OFFLOAD_NONE)
+        return tr_fail(TR_EINPUT, "memory.offload (%s): this version keeps everything in memory; set memory.offload = none", r->path);
+    if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
+    return TR_OK;
+}
+
+static int start(struct running *s, struct recipe *r, const char *resume)
+{
+    struct job *j = &s->j;
+    struct forecast f;
+    char items[400], *path = NULL;
+    int64_t step = 0;
+    int rc;
+    TR_TRY(check_supported(r));
+    if (resume && !resume[0]) TR_TRY(ckpt_newest(&path, &step, r->run.dir));
+    else if (resume) TR_TRY(tr_strdup(&path, resume));
+    TR_GO(job_open(j, r));
+    TR_GO(job_tokenizer(j, false));
+    TR_GO(job_data(j, true));
+    TR_GO(forecast_run(j, &f));
+    TR_GO(forecast_check(j, &f));
+    forecast_text(items, sizeof items, &f.ledger);
+    struct tr_data_counts c = tr_dataset_counts(j->train);
+    tr_info("%.1f M parameters, %s weights; %" PRId64 " examples, %" PRId64 " counted tokens; %" PRId64 " steps of %" PRId64 " sequences",
+            (double)tr_shape_params(&j->shape) / 1e6, tr_dtype_name(r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32),
+            c.examples, c.counted, j->steps, j->batch);
+    tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);
+    TR_GO(tr_mkdirs(r->run.dir));
+    TR_GO(recipe_print(r, &s->config));
+    TR_GO(recipe_write_config(r));
+    TR_GO(job_net(j, path == NULL));
+    TR_GO(job_training(j));
+    if (path) {
+        TR_GO(ckpt_load(path, &step, job_visit, j));
+        s->saved = (int64_t)j->step;
+        tr_info("resumed at step %" PRIu64 " from %s", j->step, path);
+    } else s->saved = -1;
+    TR_GO(metrics_open(&s->metrics, r->run.dir, (int64_t)j->step));
+    TR_GO(progress_new(&s->progress, j->steps, (int64_t)j->step, r->train.log_every));
+    tr_mem_reset_peak();
+done:
+    free(path);
+    return rc;
+}
+
+static int one_step(struct running *s)
+{
+    struct job *j = &s->j;
+    const struct recipe *r = j->r;
+    struct step_result result;
+    double t = tr_now(), block = 0;
+    TR_TRY(job_step(j, &result));
+    t = tr_now() - t;
+    int64_t step = (int64_t)j->step;
+    struct metrics_row row = { .step = step, .loss = result.loss, .lr = result.lr, .grad_norm = result.grad_norm, .tokens = (int64_t)j->tokens_seen,
+                               .tokens_per_s = (double)result.tokens / t, .step_s = t, .valid_loss = NAN };
+    bool last = step == j->steps, stop = step == r->train.stop_at || stop_asked;
+    if (j->valid && (last || (r->train.eval_every > 0 && step % r->train.eval_every == 0))) {
+        int64_t counted;
+        TR_TRY(job_evaluate(j, &row.valid_loss, &counted));
+    }
+    bool due = r->checkpoint.every > 0 && (step % r->checkpoint.every == 0 || last);
+    if (due || stop || last) TR_TRY(r->checkpoint.every > 0 || stop ? save(s, &block) : TR_OK);
+    row.checkpoint_block_s = block;
+    row.memory = tr_mem_ledger();
+    row.peak_rss = tr_rss_peak();
+    TR_TRY(metrics_write(s->metrics, &row));
+    progress_step(s->progress, &row);
+    if (due || !isnan(row.valid_loss)) TR_TRY(report_write(r->run.dir, s->config.data));
+    return TR_OK;
+}
+
+int recipe_run(struct recipe *r, const char *resume)
+{
+    struct running s = { 0 };
+    int rc;
+    TR_GO(start(&s, r, resume));
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    bool stopped = false;
+    while ((int64_t)s.j.step < s.j.steps && !stopped) {
+        TR_GO(one_step(&s));
+        stopped = stop_asked || ((int64_t)s.j.step == r->train.stop_at && (int64_t)s.j.step < s.j.steps);
+    }
+    progress_end(s.progress);
+    TR_GO(report_write(r->run.dir, s.config.data));
+    tr_info("%s after step %" PRIu64 "; report: %s/report.html", stopped ? "stopped" : "done", s.j.step, r->run.dir);
+    if (stop_asked && (int64_t)s.j.step < s.j.steps) {
+        rc = tr_fail(TR_ESTOPPED, "stopped on request (step %" PRIu64 "): the snapshot is complete; continue with `train run %s --resume`", s.j.step, r->path);
+    }
+done:
+    progress_free(s.progress);
+    metrics_close(s.metrics);
+    tr_buf_release(&s.config);
+    job_release(&s.j);
+    return rc;
+}
