@@ -25,8 +25,8 @@ struct tr_batch {
 
 struct tr_dataset;                   /* examples of one split, tokenized */
 
-/* Reads and tokenizes `path` (train or valid). Progress on stderr beyond two seconds. vocab: ids at or beyond it are an
- * error. Errors: TR_EINPUT with file:line (bad JSON, missing keys, invalid UTF-8, wrong HDF5 types or shapes, no example
+/* Reads and tokenizes `path` (train or valid). Progress on stderr beyond two seconds. t may be NULL where only HDF5 files
+ * are read. vocab: ids at or beyond it are an error. Errors: TR_EINPUT with file:line (bad JSON, missing keys, invalid UTF-8, wrong HDF5 types or shapes, no example
  * left). Examples without a counted token are skipped, counted, and said once. */
 int tr_dataset_open(struct tr_dataset **out, const struct tr_data_config *c, const char *path, const struct tr_tokenizer *t, int64_t vocab);
 void tr_dataset_free(struct tr_dataset *d);

@@ -85,6 +85,7 @@ static int read_one(struct tr_reading *r, const char *path)
     if (r->d->tokens && h5 != (r->d->targets != NULL))
         return tr_fail(TR_EINPUT, "cannot mix data (%s): HDF5 files and texts need separate runs", path);
     if (h5) return tr_read_h5(r);
+    if (!r->t) return tr_fail(TR_EINPUT, "no tokenizer (%s): text needs one; set model.tokenizer to a folder, a tokenizer.json or bytes", path);
     if (has_ending(path, jsonl_endings) || r->c->format == TR_FORMAT_CHAT || r->c->format == TR_FORMAT_PROMPT) return tr_read_jsonl(r);
     return tr_read_text(r);
 }

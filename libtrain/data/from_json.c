@@ -281,13 +281,15 @@ done:
 int tr_tokenizer_from_json(struct tr_tokenizer *t, const char *path)
 {
     char *file = NULL, *folder = NULL;
+    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    bool weights = dot && !strcmp(dot, ".safetensors");
     int rc;
-    if (tr_is_dir(path)) {
-        TR_GO(tr_strdup(&folder, path));
-        TR_GO(tr_path_join(&file, path, "tokenizer.json"));
-        if (!tr_exists(file)) TR_GO(tr_fail(TR_EINPUT, "no tokenizer (%s): the folder has no tokenizer.json; set model.tokenizer to another one, or to bytes", path));
+    if (dot && !strcmp(dot, ".gguf")) return tr_fail(TR_EINPUT, "unsupported tokenizer file (%s): name the GGUF file as model.path, or a tokenizer.json as model.tokenizer", path);
+    if (tr_is_dir(path) || weights) {
+        TR_GO(!weights ? tr_strdup(&folder, path) : slash ? tr_strndup(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : tr_strdup(&folder, "."));
+        TR_GO(tr_path_join(&file, folder, "tokenizer.json"));
+        if (!tr_exists(file)) TR_GO(tr_fail(TR_EINPUT, "no tokenizer (%s): the folder has no tokenizer.json; set model.tokenizer to another one, or to bytes", folder));
     } else {
-        const char *slash = strrchr(path, '/');
         TR_GO(tr_strdup(&file, path));
         TR_GO(slash ? tr_strndup(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : tr_strdup(&folder, "."));
     }

@@ -12,7 +12,8 @@ void tr_tokens_release(struct tr_tokens *t);
 struct tr_tokenizer;
 
 /* From what a model brings (metadata of a GGUF file), from a Hugging Face folder or tokenizer.json (path), or raw bytes:
- * "bytes" (ids 0..255, 256 = end of text). `path` wins over `gguf` when not empty; a .gguf path works too.
+ * "bytes" (ids 0..255, 256 = end of text). `path` wins over `gguf` when not empty; a .safetensors path means its folder.
+ * A GGUF file is not read here: its metadata comes as `gguf`.
  * Errors: TR_EINPUT naming what is missing or not supported and the key to set. */
 int tr_tokenizer_open(struct tr_tokenizer **out, const json_t *gguf, const char *path);
 void tr_tokenizer_free(struct tr_tokenizer *t);

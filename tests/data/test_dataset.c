@@ -197,6 +197,8 @@ static void bad_input(void **state)
 {
     refuses("", "data.train");
     refuses("/nowhere/at/all.txt", "/nowhere/at/all.txt");
+    struct tr_dataset *d;
+    assert_int_equal(tr_dataset_open(&d, &config, puts_file("v.txt", "abc"), NULL, 257), TR_EINPUT);
     refuses(puts_file("e.txt", ""), "empty");
     refuses(puts_file("e.jsonl", "\n \n"), "no example");
     refuses(puts_file("j.jsonl", "{\"text\": \"a\"}\n{\"text\": \"a\"\n"), "j.jsonl:2");
@@ -211,7 +213,6 @@ static void bad_input(void **state)
     config.format = 2;
     refuses(puts_file("j.jsonl", "{\"text\": \"a\"}\n"), "messages");
     config.format = 0;
-    struct tr_dataset *d;
     assert_int_equal(tr_dataset_open(&d, &config, puts_file("v.txt", "abc"), bytes, 'c'), TR_EINPUT);
     assert_non_null(strstr(tr_message(), "bad token id 99"));
 }

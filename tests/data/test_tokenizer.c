@@ -218,6 +218,68 @@ static void byte_level_gguf(void **state)
     json_decref(all);
 }
 
+static void write_file(const char *name, const json_t *v)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", test_folder(), name);
+    assert_int_equal(json_dump_file(v, path, 0), 0);
+}
+
+/* What stands beside tokenizer.json: end and beginning, and the chat template under its name. */
+static void neighbours(void **state)
+{
+    json_t *all = load("byte_level.json"), *base = json_object_get(all, "base"), *variant = json_array_get(json_object_get(all, "variants"), 0);
+    struct tr_tokenizer *t;
+    char path[512];
+    json_object_set(base, "pre_tokenizer", json_object_get(variant, "pre_tokenizer"));
+    json_object_set_new(base, "post_processor", json_loads("{\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}, {\"type\": \"TemplateProcessing\","
+        "\"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\"}}]}]}", 0, NULL));
+    write_file("tokenizer.json", base);
+    assert_ok(tr_tokenizer_open(&t, NULL, test_folder()));
+    assert_true(tr_tokenizer_adds_bos(t));
+    assert_int_equal(tr_tokenizer_bos(t), 1);
+    assert_int_equal(tr_tokenizer_eos(t), -1);
+    assert_null(tr_tokenizer_template(t));
+    tr_tokenizer_free(t);
+
+    json_t *config = json_loads("{\"bos_token\": {\"content\": \"<s>\"}, \"eos_token\": \"<|end|>\", \"add_bos_token\": false,"
+                                " \"chat_template\": [{\"name\": \"tools\", \"template\": \"A\"}, {\"name\": \"default\", \"template\": \"B\"}]}", 0, NULL);
+    write_file("tokenizer_config.json", config);
+    snprintf(path, sizeof path, "%s/model.safetensors", test_folder());
+    assert_ok(tr_tokenizer_open(&t, NULL, path));
+    assert_false(tr_tokenizer_adds_bos(t));
+    assert_int_equal(tr_tokenizer_eos(t), 0);
+    assert_true(tr_tokenizer_ends(t, 0) && !tr_tokenizer_ends(t, 1) && !tr_tokenizer_ends(t, 100000));
+    assert_string_equal(tr_tokenizer_template(t), "B");
+    tr_tokenizer_free(t);
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", test_folder());
+    unlink(path);
+    json_decref(config);
+    json_decref(all);
+}
+
+/* An expression without end gives up instead of running on. */
+static void hostile_expression(void **state)
+{
+    json_t *all = load("byte_level.json"), *base = json_object_get(all, "base");
+    struct tr_tokenizer *t;
+    struct tr_tokens out = { 0 };
+    char text[64];
+    json_object_set_new(base, "pre_tokenizer", json_loads("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a+)+$\"},"
+        "\"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}", 0, NULL));
+    write_file("tokenizer.json", base);
+    assert_ok(tr_tokenizer_open(&t, NULL, test_folder()));
+    memset(text, 'a', sizeof text);
+    text[63] = '!';
+    assert_int_equal(tr_encode(t, &out, text, 64, true), TR_EINPUT);
+    tr_tokens_release(&out);
+    tr_tokenizer_free(t);
+    json_object_set_new(json_object_get(json_array_get(json_object_get(json_object_get(base, "pre_tokenizer"), "pretokenizers"), 0), "pattern"), "Regex", json_string("(a"));
+    write_file("tokenizer.json", base);
+    assert_int_equal(tr_tokenizer_open(&t, NULL, test_folder()), TR_EINPUT);
+    json_decref(all);
+}
+
 static void raw_bytes(void **state)
 {
     struct tr_tokenizer *t;
@@ -289,6 +351,7 @@ static void bad_metadata(void **state)
     refuses(NULL, "model.tokenizer");
     json_decref(m);
     assert_int_equal(tr_tokenizer_open(&t, NULL, "/nowhere/tokenizer.json"), TR_EINPUT);
+    assert_int_equal(tr_tokenizer_open(&t, good, "other.gguf"), TR_EINPUT);
     assert_int_equal(tr_tokenizer_open(&t, NULL, tests_folder), TR_EINPUT);
     assert_non_null(strstr(tr_message(), "tokenizer.json"));
     json_decref(good);
@@ -355,7 +418,8 @@ static void fuzz(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(byte_level), cmocka_unit_test(byte_level_gguf), cmocka_unit_test(sentence_json), cmocka_unit_test(sentence_gguf), cmocka_unit_test(raw_bytes),
+        cmocka_unit_test(byte_level), cmocka_unit_test(byte_level_gguf), cmocka_unit_test(sentence_json), cmocka_unit_test(sentence_gguf), cmocka_unit_test(neighbours),
+        cmocka_unit_test(hostile_expression), cmocka_unit_test(raw_bytes),
         cmocka_unit_test(bad_text), cmocka_unit_test(bad_metadata), cmocka_unit_test(fuzz), cmocka_unit_test(real_model) };
     tests_folder = argc > 1 ? argv[1] : "tests";
     return cmocka_run_group_tests(tests, NULL, NULL);
