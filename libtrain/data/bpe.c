@@ -63,7 +63,8 @@ void tr_bpe_release(struct tr_bpe *b)
 /* ---- merging */
 
 /* What becomes of two neighbours: false when nothing. Smaller ranks go first. */
-static bool pair_rank(const struct tr_tokenizer *t, const char *word, const struct tr_symbol *l, const struct tr_symbol *r, double *rank, int32_t *id)
+static bool pair_rank(const struct tr_tokenizer *t, const char *word, const struct tr_symbol *l,
+    const struct tr_symbol *r, double *rank, int32_t *id)
 {
     if (t->scored) {
         *id = tr_vocab_find(&t->vocab, word + l->at, (size_t)(l->n + r->n));
@@ -90,7 +91,8 @@ static int first_symbols(struct tr_tokenizer *t, const char *word, size_t n, siz
         if (size > n - i) size = n - i;
         TR_TRY(tr_grow(&b->symbol, k, &b->symbol_cap, sizeof *b->symbol));
         int32_t id = bytes ? t->byte_id[(unsigned char)word[i]] : tr_vocab_find(&t->vocab, word + i, size);
-        b->symbol[k] = (struct tr_symbol){ .at = (int32_t)i, .n = (int32_t)size, .id = id, .prev = (int32_t)k - 1, .next = (int32_t)k + 1 };
+        b->symbol[k] = (struct tr_symbol){ .at = (int32_t)i, .n = (int32_t)size, .id = id, .prev = (int32_t)k - 1,
+            .next = (int32_t)k + 1 };
     }
     b->symbol[k - 1].next = -1;
     *count = k;
@@ -126,7 +128,10 @@ static void merge_short(struct tr_tokenizer *t, const char *word, size_t count)
     }
 }
 
-static bool before(const struct tr_bigram *a, const struct tr_bigram *b) { return a->rank != b->rank ? a->rank < b->rank : a->left < b->left; }
+static bool before(const struct tr_bigram *a, const struct tr_bigram *b)
+{
+    return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
+}
 
 static int push(struct tr_tokenizer *t, const char *word, int32_t left, size_t *heap)
 {

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHATML .style = TR_CHAT_HEADERS, .begin = "", .before = "<|im_start|>", .after = "\n", .say = "", .end = "<|im_end|>", .gap = "\n"
+#define CHATML .style = TR_CHAT_HEADERS, .begin = "", .before = "<|im_start|>", .after = "\n", .say = "", \
+    .end = "<|im_end|>", .gap = "\n"
 #define LLAMA3 .family = "llama-3", .style = TR_CHAT_HEADERS, .begin = "<|begin_of_text|>", .before = "<|start_header_id|>", \
     .after = "<|end_header_id|>\n\n", .say = "", .end = "<|eot_id|>", .gap = "", .trim = true
 #define MISTRAL .family = "mistral", .style = TR_CHAT_INSTRUCTIONS, .begin = "<s>", .before = "[INST] ", .end = "</s>", \
@@ -16,21 +17,31 @@ static const struct tr_chat chats[] = {
     { .name = "llama-3.1", LLAMA3, .preface = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
       .marks = { "<|start_header_id|>", "Cutting Knowledge Date" } },
     { .name = "llama-3", LLAMA3, .marks = { "<|start_header_id|>" } },
-    { .name = "smollm2", .family = "chatml", CHATML, .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    { .name = "smollm2", .family = "chatml", CHATML,
+      .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
       .marks = { "<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>" } },
-    { .name = "qwen2.5", .family = "qwen", CHATML, .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+    { .name = "qwen2.5", .family = "qwen", CHATML,
+      .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
       .marks = { "<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." } },
-    { .name = "qwen3", .family = "qwen", CHATML, .thinks = true, .marks = { "<|im_start|>", "reasoning_content", "</think>" }, .lacks = "You are " },
-    { .name = "qwen2", .family = "qwen", CHATML, .system = "You are a helpful assistant.", .marks = { "<|im_start|>", "You are a helpful assistant.<|im_end|>" } },
-    { .name = "qwen1.5", .family = "qwen", CHATML, .system = "You are a helpful assistant", .marks = { "<|im_start|>", "You are a helpful assistant<|im_end|>" } },
+    { .name = "qwen3", .family = "qwen", CHATML, .thinks = true,
+      .marks = { "<|im_start|>", "reasoning_content", "</think>" }, .lacks = "You are " },
+    { .name = "qwen2", .family = "qwen", CHATML, .system = "You are a helpful assistant.",
+      .marks = { "<|im_start|>", "You are a helpful assistant.<|im_end|>" } },
+    { .name = "qwen1.5", .family = "qwen", CHATML, .system = "You are a helpful assistant",
+      .marks = { "<|im_start|>", "You are a helpful assistant<|im_end|>" } },
     { .name = "chatml", .family = "chatml", CHATML, .marks = { "<|im_start|>", "<|im_end|>" }, .lacks = "ou are " },
-    { .name = "zephyr", .family = "zephyr", .style = TR_CHAT_HEADERS, .begin = "", .before = "<|", .after = "|>\n", .say = "", .end = "</s>", .gap = "\n",
+    { .name = "zephyr", .family = "zephyr", .style = TR_CHAT_HEADERS, .begin = "", .before = "<|", .after = "|>\n",
+        .say = "", .end = "</s>", .gap = "\n",
       .marks = { "<|user|>", "<|assistant|>", "eos_token" }, .lacks = "<|end|>" },
-    { .name = "llama-2", .family = "llama-2", .style = TR_CHAT_INSTRUCTIONS, .begin = "", .before = "<s>[INST] ", .after = " [/INST]", .say = " ", .end = " </s>", .gap = "",
+    { .name = "llama-2", .family = "llama-2", .style = TR_CHAT_INSTRUCTIONS, .begin = "", .before = "<s>[INST] ",
+        .after = " [/INST]", .say = " ", .end = " </s>", .gap = "",
       .sys_open = "<<SYS>>\n", .sys_close = "\n<</SYS>>\n\n", .trim = true, .marks = { "[INST]", "<<SYS>>" } },
-    { .name = "mistral-0.1", MISTRAL, .after = " [/INST]", .say = "", .gap = " ", .marks = { "[INST] ", "message['content'] + eos_token + ' '" } },
-    { .name = "mistral-spaced", MISTRAL, .after = " [/INST]", .say = " ", .gap = "", .marks = { "[INST] ", "' ' + message['content'] + eos_token" } },
-    { .name = "mistral", MISTRAL, .after = " [/INST]", .say = "", .gap = "", .marks = { "[INST] ", "message['content'] + eos_token" } },
+    { .name = "mistral-0.1", MISTRAL, .after = " [/INST]", .say = "", .gap = " ",
+      .marks = { "[INST] ", "message['content'] + eos_token + ' '" } },
+    { .name = "mistral-spaced", MISTRAL, .after = " [/INST]", .say = " ", .gap = "",
+      .marks = { "[INST] ", "' ' + message['content'] + eos_token" } },
+    { .name = "mistral", MISTRAL, .after = " [/INST]", .say = "", .gap = "",
+      .marks = { "[INST] ", "message['content'] + eos_token" } },
     { 0 },
 };
 #define CHOICES "auto, chatml, llama-2, llama-3, qwen, mistral, zephyr"
@@ -67,8 +78,9 @@ int tr_chat_find(const struct tr_chat **out, const char *template_text, const ch
         if (*p == '_') *p = '-';
     if (!strcmp(wanted, "auto")) {
         if (own) return *out = own, TR_OK;
-        return tr_fail(TR_EINPUT, template_text ? "unknown chat template (model): its text is none of the known kinds; set data.template_name to one of " CHOICES
-                                                : "no chat template (model): the model brings none; set data.template_name to one of " CHOICES);
+        if (template_text) return tr_fail(TR_EINPUT, "unknown chat template (model): its text is none of the known kinds; "
+            "set data.template_name to one of " CHOICES);
+        return tr_fail(TR_EINPUT, "no chat template (model): the model brings none; set data.template_name to one of " CHOICES);
     }
     if (own && !strcmp(own->family, wanted)) return *out = own, TR_OK;
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
@@ -134,7 +146,8 @@ static int check(const struct tr_chat *c, const json_t *messages)
     if (first == n) return tr_fail(TR_EINPUT, "a system message alone is no conversation for the template %s", c->name);
     for (size_t i = first; i < n; i++)
         if (!is(json_array_get(messages, i), (i - first) % 2 ? "assistant" : "user"))
-            return tr_fail(TR_EINPUT, "message %zu: after the system, user and assistant must take turns in the template %s", i + 1, c->name);
+            return tr_fail(TR_EINPUT, "message %zu: after the system, user and assistant must take turns in the "
+                "template %s", i + 1, c->name);
     return TR_OK;
 }
 
@@ -181,7 +194,8 @@ static int close_turn(const struct tr_chat *c, struct tr_buf *text, struct tr_sp
     return tr_buf_puts(text, c->gap);
 }
 
-static int render_headers(const struct tr_chat *c, const json_t *messages, bool prompt, struct tr_buf *text, struct tr_spans *counted)
+static int render_headers(const struct tr_chat *c, const json_t *messages, bool prompt, struct tr_buf *text,
+    struct tr_spans *counted)
 {
     bool starts = is(json_array_get(messages, 0), "system");
     if (!starts && (c->system || c->preface)) {
@@ -214,7 +228,8 @@ static int render_instructions(const struct tr_chat *c, const json_t *messages, 
             size_t open = text->size;
             struct text t = content(c, m);
             if (i == first && first) { /* the system's words and the user's are trimmed as one */
-                struct text s = { json_string_value(json_object_get(system, "content")), json_string_length(json_object_get(system, "content")) };
+                struct text s = { json_string_value(json_object_get(system, "content")),
+                    json_string_length(json_object_get(system, "content")) };
                 const json_t *own = json_object_get(m, "content");
                 TR_TRY(tr_buf_puts(text, c->sys_open));
                 TR_TRY(put(text, s));
@@ -233,7 +248,8 @@ static int render_instructions(const struct tr_chat *c, const json_t *messages, 
     return TR_OK;
 }
 
-int tr_chat_render(const struct tr_chat *chat, const json_t *messages, bool generation_prompt, struct tr_buf *text, struct tr_spans *counted)
+int tr_chat_render(const struct tr_chat *chat, const json_t *messages, bool generation_prompt, struct tr_buf *text,
+    struct tr_spans *counted)
 {
     TR_TRY(check(chat, messages));
     TR_TRY(tr_buf_puts(text, chat->begin));

@@ -16,7 +16,8 @@ int tr_dataset_token(struct tr_reading *r, int32_t id, bool is_target)
 {
     struct tr_dataset *d = r->d;
     if (id < 0 || id >= r->vocab)
-        return tr_fail(TR_EINPUT, "bad token id %d (%s:%" PRId64 "): the model's vocabulary has %" PRId64 " tokens; use the tokenizer that belongs to the model", id, r->file, r->line, r->vocab);
+        return tr_fail(TR_EINPUT, "bad token id %d (%s:%" PRId64 "): the model's vocabulary has %" PRId64 " tokens; use "
+            "the tokenizer that belongs to the model", id, r->file, r->line, r->vocab);
     TR_TRY(tr_grow(&d->ids, d->tokens, &d->ids_cap, sizeof *d->ids));
     TR_TRY(tr_grow(&d->is_target, d->tokens, &d->is_target_cap, sizeof *d->is_target));
     d->ids[d->tokens] = id;
@@ -85,8 +86,10 @@ static int read_one(struct tr_reading *r, const char *path)
     if (r->d->tokens && h5 != (r->d->targets != NULL))
         return tr_fail(TR_EINPUT, "cannot mix data (%s): HDF5 files and texts need separate runs", path);
     if (h5) return tr_read_h5(r);
-    if (!r->t) return tr_fail(TR_EINPUT, "no tokenizer (%s): text needs one; set model.tokenizer to a folder, a tokenizer.json or bytes", path);
-    if (has_ending(path, jsonl_endings) || r->c->format == TR_FORMAT_CHAT || r->c->format == TR_FORMAT_PROMPT) return tr_read_jsonl(r);
+    if (!r->t) return tr_fail(TR_EINPUT, "no tokenizer (%s): text needs one; set model.tokenizer to a folder, a "
+        "tokenizer.json or bytes", path);
+    if (has_ending(path, jsonl_endings) || r->c->format == TR_FORMAT_CHAT || r->c->format == TR_FORMAT_PROMPT)
+        return tr_read_jsonl(r);
     return tr_read_text(r);
 }
 
@@ -101,7 +104,8 @@ static int read_many(struct tr_reading *r, const char *pattern, const char *path
         files++;
     }
     globfree(&g);
-    if (status == TR_OK && !files) return tr_fail(TR_EINPUT, "no data (%s): there is no such %s; set data.train and data.valid to what exists", path,
+    if (status == TR_OK && !files) return tr_fail(TR_EINPUT, "no data (%s): there is no such %s; set data.train and "
+        "data.valid to what exists", path,
                                                   folder ? ".txt, .jsonl or .h5 file in the folder" : "file");
     return status;
 }
@@ -125,9 +129,11 @@ static int read_path(struct tr_reading *r, const char *path)
 static void say_what_was_left_out(const struct tr_reading *r, const char *path)
 {
     const struct tr_data_counts *n = &r->d->counts;
-    if (n->dropped_empty) tr_warn("%" PRId64 " example%s of %s without a counted token skipped, the first at %s:%" PRId64, n->dropped_empty, n->dropped_empty == 1 ? "" : "s", path,
+    if (n->dropped_empty) tr_warn("%" PRId64 " example%s of %s without a counted token skipped, the first at "
+        "%s:%" PRId64, n->dropped_empty, n->dropped_empty == 1 ? "" : "s", path,
                                   r->dropped_file, r->dropped_line);
-    if (n->truncated) tr_warn("%" PRId64 " example%s of %s longer than data.sequence = %" PRId64 " cut", n->truncated, n->truncated == 1 ? "" : "s", path, r->c->sequence);
+    if (n->truncated) tr_warn("%" PRId64 " example%s of %s longer than data.sequence = %" PRId64 " cut", n->truncated,
+        n->truncated == 1 ? "" : "s", path, r->c->sequence);
 }
 
 static void *fit(void *p, size_t n, size_t size)
@@ -142,16 +148,18 @@ static void finish(struct tr_dataset *d)
     d->is_target = fit(d->is_target, d->tokens, 1);
     d->example = fit(d->example, d->examples, sizeof *d->example);
     d->first = fit(d->first, d->sequences + 1, sizeof *d->first);
-    d->ledger = (int64_t)(d->tokens * 5 + (d->targets ? d->tokens * 4 : 0) + d->examples * sizeof *d->example + (d->sequences + 1) * 8);
+    d->ledger = (int64_t)(d->tokens * (d->targets ? 9 : 5) + d->examples * sizeof *d->example + (d->sequences + 1) * 8);
     tr_mem_count(TR_OTHER, d->ledger); /* not tr_mem_alloc: a dry run reads its data too */
     d->counts.examples = (int64_t)d->examples;
     d->counts.sequences = (int64_t)d->sequences;
-    d->hash = tr_hash_bytes((const char *)d->ids, d->tokens * sizeof *d->ids) * 31 + tr_hash_bytes((const char *)d->is_target, d->tokens);
+    d->hash = tr_hash_bytes((const char *)d->ids, d->tokens * sizeof *d->ids);
+    d->hash = d->hash * 31 + tr_hash_bytes((const char *)d->is_target, d->tokens);
     if (d->targets) d->hash = d->hash * 31 + tr_hash_bytes((const char *)d->targets, d->tokens * sizeof *d->targets);
     d->hash = d->hash * 31 + tr_hash_bytes((const char *)d->first, (d->sequences + 1) * sizeof *d->first);
 }
 
-int tr_dataset_open(struct tr_dataset **out, const struct tr_data_config *c, const char *path, const struct tr_tokenizer *t, int64_t vocab)
+int tr_dataset_open(struct tr_dataset **out, const struct tr_data_config *c, const char *path,
+    const struct tr_tokenizer *t, int64_t vocab)
 {
     struct tr_dataset *d;
     TR_TRY(tr_calloc(&d, 1, sizeof *d));
@@ -159,7 +167,8 @@ int tr_dataset_open(struct tr_dataset **out, const struct tr_data_config *c, con
     int rc = read_path(&r, path);
     if (rc == TR_OK) rc = make_sequences(d, c);
     if (rc == TR_OK && !d->examples) {
-        if (d->counts.dropped_empty) rc = tr_fail(TR_EINPUT, "no data (%s): none of its %" PRId64 " examples has a counted token; see data.mask_prompt and data.sequence", path, d->counts.dropped_empty);
+        if (d->counts.dropped_empty) rc = tr_fail(TR_EINPUT, "no data (%s): none of its %" PRId64 " examples has a "
+            "counted token; see data.mask_prompt and data.sequence", path, d->counts.dropped_empty);
         else rc = tr_fail(TR_EINPUT, "no data (%s): it holds no example", path);
     }
     if (rc == TR_OK) {
@@ -187,7 +196,8 @@ struct tr_data_counts tr_dataset_counts(const struct tr_dataset *d) { return d->
 
 int tr_dataset_example(const struct tr_dataset *d, int64_t i, const int32_t **ids, const uint8_t **counted, int64_t *n)
 {
-    if (i < 0 || i >= (int64_t)d->examples) return tr_fail(TR_EFAIL, "no example %" PRId64 " (data): there are %zu", i, d->examples);
+    if (i < 0 || i >= (int64_t)d->examples) return tr_fail(TR_EFAIL, "no example %" PRId64 " (data): there are %zu", i,
+        d->examples);
     const struct tr_example *e = &d->example[i];
     *ids = d->ids + e->begin;
     *counted = d->is_target + e->begin;

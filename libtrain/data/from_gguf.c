@@ -34,7 +34,8 @@ static int set_piece(struct tr_tokenizer *t, int32_t id, const char *s, size_t n
     if (t->model == TR_MODEL_SENTENCE && kind == TR_PIECE_BYTE) {
         int b = byte_of(s, n);
         char c = (char)b;
-        if (b < 0) return tr_fail(TR_EINPUT, "bad metadata (" KEY("tokens") "): token %d is marked as a byte but reads '%.20s'; the model file is damaged", id, s);
+        if (b < 0) return tr_fail(TR_EINPUT, "bad metadata (" KEY("tokens") "): token %d is marked as a byte but reads "
+            "'%.20s'; the model file is damaged", id, s);
         return tr_vocab_set(&t->vocab, id, &c, 1, kind);
     }
     if (t->model == TR_MODEL_BYTE_LEVEL && kind == TR_PIECE_NORMAL && n <= sizeof bytes && tr_alphabet_bytes(bytes, &count, s, n))
@@ -48,16 +49,22 @@ static int read_pieces(struct tr_tokenizer *t, const json_t *meta)
     const json_t *scores = json_object_get(meta, KEY("scores"));
     size_t n = json_array_size(tokens);
     if (!n) return tr_fail(TR_EINPUT, "no tokens (" KEY("tokens") "): the model file holds no vocabulary; set model.tokenizer");
-    if (types && json_array_size(types) != n) return tr_fail(TR_EINPUT, "bad metadata (" KEY("token_type") "): %zu types for %zu tokens; the model file is damaged", json_array_size(types), n);
+    if (types && json_array_size(types) != n)
+        return tr_fail(TR_EINPUT, "bad metadata (" KEY("token_type") "): %zu types for %zu tokens; the model file is "
+        "damaged", json_array_size(types), n);
     if (t->scored && json_array_size(scores) != n)
-        return tr_fail(TR_EINPUT, "bad metadata (" KEY("scores") "): %zu scores for %zu tokens; the model file is damaged", json_array_size(scores), n);
+        return tr_fail(TR_EINPUT, "bad metadata (" KEY("scores") "): %zu scores for %zu tokens; the model file is "
+            "damaged", json_array_size(scores), n);
     TR_TRY(tr_vocab_init(&t->vocab, (int64_t)n));
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_array_get(tokens, i), *type = types ? json_array_get(types, i) : NULL;
         if (!json_is_string(s) || (type && !json_is_integer(type)))
-            return tr_fail(TR_EINPUT, "bad metadata (" KEY("tokens") "): token %zu is no text or its type no number; the model file is damaged", i);
-        json_int_t kind = type ? json_integer_value(type) : byte_of(json_string_value(s), json_string_length(s)) >= 0 && t->scored ? TR_PIECE_BYTE : TR_PIECE_NORMAL;
-        if (kind < 0 || kind > TR_PIECE_BYTE) return tr_fail(TR_EINPUT, "bad metadata (" KEY("token_type") "): token %zu has type %lld; the model file is damaged", i, (long long)kind);
+            return tr_fail(TR_EINPUT, "bad metadata (" KEY("tokens") "): token %zu is no text or its type no number; "
+                "the model file is damaged", i);
+        bool byte = t->scored && byte_of(json_string_value(s), json_string_length(s)) >= 0; /* only asked without types */
+        json_int_t kind = type ? json_integer_value(type) : byte ? TR_PIECE_BYTE : TR_PIECE_NORMAL;
+        if (kind < 0 || kind > TR_PIECE_BYTE) return tr_fail(TR_EINPUT, "bad metadata (" KEY("token_type") "): token "
+            "%zu has type %lld; the model file is damaged", i, (long long)kind);
         TR_TRY(set_piece(t, (int32_t)i, json_string_value(s), json_string_length(s), (int)kind));
         if (t->scored) t->vocab.piece[i].score = (float)json_number_value(json_array_get(scores, i));
     }
@@ -68,7 +75,8 @@ static int read_merges(struct tr_tokenizer *t, const json_t *meta)
 {
     const json_t *merges = json_object_get(meta, KEY("merges"));
     size_t n = json_array_size(merges);
-    if (!json_is_array(merges)) return tr_fail(TR_EINPUT, "no merges (" KEY("merges") "): the model file holds none; set model.tokenizer");
+    if (!json_is_array(merges)) return tr_fail(TR_EINPUT, "no merges (" KEY("merges") "): the model file holds none; "
+        "set model.tokenizer");
     TR_TRY(tr_merges_init(&t->bpe.merges, n));
     /* A merge may speak of pieces that are special tokens too: for now all of them make words. */
     uint8_t *kind = NULL;
@@ -80,9 +88,11 @@ static int read_merges(struct tr_tokenizer *t, const json_t *meta)
     if (rc == TR_OK) rc = tr_vocab_index(&t->vocab);
     for (size_t i = 0; rc == TR_OK && i < n; i++) {
         const json_t *m = json_array_get(merges, i);
-        const char *s = json_string_value(m), *gap = s ? memchr(s + 1, ' ', json_string_length(m) ? json_string_length(m) - 1 : 0) : NULL;
-        if (!gap) rc = tr_fail(TR_EINPUT, "bad merge (" KEY("merges") "): number %zu is not two texts; the model file is damaged", i);
-        else rc = tr_tokenizer_add_merge(t, s, (size_t)(gap - s), gap + 1, json_string_length(m) - (size_t)(gap - s) - 1, (int32_t)i, KEY("merges"));
+        const char *s = json_string_value(m), *gap = s && *s ? memchr(s + 1, ' ', json_string_length(m) - 1) : NULL;
+        if (!gap) rc = tr_fail(TR_EINPUT, "bad merge (" KEY("merges") "): number %zu is not two texts; the model file "
+            "is damaged", i);
+        else rc = tr_tokenizer_add_merge(t, s, (size_t)(gap - s), gap + 1,
+            json_string_length(m) - (size_t)(gap - s) - 1, (int32_t)i, KEY("merges"));
     }
     for (int32_t i = 0; rc == TR_OK && i < t->vocab.n; i++) t->vocab.piece[i].kind = kind[i];
     free(kind);
@@ -91,11 +101,14 @@ static int read_merges(struct tr_tokenizer *t, const json_t *meta)
 
 int tr_tokenizer_from_gguf(struct tr_tokenizer *t, const json_t *meta)
 {
-    const char *model = json_string_value(json_object_get(meta, KEY("model"))), *pre = json_string_value(json_object_get(meta, KEY("pre")));
-    if (!model) return tr_fail(TR_EINPUT, "no tokenizer (" KEY("model") "): the model file holds none; set model.tokenizer to a folder or tokenizer.json");
+    const char *model = json_string_value(json_object_get(meta, KEY("model"))),
+        *pre = json_string_value(json_object_get(meta, KEY("pre")));
+    if (!model) return tr_fail(TR_EINPUT, "no tokenizer (" KEY("model") "): the model file holds none; set "
+        "model.tokenizer to a folder or tokenizer.json");
     if (!strcmp(model, "gpt2")) t->model = TR_MODEL_BYTE_LEVEL;
     else if (!strcmp(model, "llama")) t->model = TR_MODEL_SENTENCE, t->scored = true;
-    else return tr_fail(TR_EINPUT, "unsupported tokenizer '%.40s' (" KEY("model") "): known are gpt2 and llama; set model.tokenizer to the model's tokenizer.json", model);
+    else return tr_fail(TR_EINPUT, "unsupported tokenizer '%.40s' (" KEY("model") "): known are gpt2 and llama; set "
+        "model.tokenizer to the model's tokenizer.json", model);
 
     if (!t->scored) TR_TRY(tr_split_named(&t->split, pre ? pre : "gpt-2", &t->whole_words, &t->nfc));
     TR_TRY(read_pieces(t, meta));

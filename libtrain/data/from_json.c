@@ -18,7 +18,8 @@ static bool is(const json_t *v, const char *text)
 static int unsupported(const struct reader *r, const char *part, const json_t *type)
 {
     const char *name = json_string_value(type);
-    return tr_fail(TR_EINPUT, "unsupported tokenizer (%s): %s '%.40s' is not known here; use the model's GGUF file or another tokenizer", r->path, part, name ? name : "?");
+    return tr_fail(TR_EINPUT, "unsupported tokenizer (%s): %s '%.40s' is not known here; use the model's GGUF file or "
+        "another tokenizer", r->path, part, name ? name : "?");
 }
 
 static int load(json_t **out, const char *path)
@@ -40,7 +41,8 @@ static int load(json_t **out, const char *path)
 
 static int read_normalizer(struct reader *r, const json_t *n)
 {
-    const json_t *type = json_object_get(n, "type"), *list = json_object_get(n, "normalizers"), *pattern = json_object_get(n, "pattern");
+    const json_t *type = json_object_get(n, "type"), *list = json_object_get(n, "normalizers"),
+        *pattern = json_object_get(n, "pattern");
     if (!n || json_is_null(n)) return TR_OK;
     if (is(type, "Sequence")) {
         for (size_t i = 0; i < json_array_size(list); i++) {
@@ -52,16 +54,19 @@ static int read_normalizer(struct reader *r, const json_t *n)
     }
     if (is(type, "NFC")) return r->t->nfc = true, TR_OK;
     if (is(type, "Prepend") && is(json_object_get(n, "prepend"), "\u2581")) return r->t->prefix = TR_PREFIX_ALWAYS, TR_OK;
-    if (is(type, "Replace") && is(json_object_get(pattern, "String"), " ") && is(json_object_get(n, "content"), "\u2581")) return r->spaces = true, TR_OK;
+    if (is(type, "Replace") && is(json_object_get(pattern, "String"), " ") && is(json_object_get(n, "content"), "\u2581"))
+        return r->spaces = true, TR_OK;
     return unsupported(r, "normalizer", type);
 }
 
 static int read_split(struct reader *r, const json_t *p)
 {
     const json_t *pattern = json_object_get(p, "pattern"), *behavior = json_object_get(p, "behavior");
-    const char *regex = json_string_value(json_object_get(pattern, "Regex")), *text = json_string_value(json_object_get(pattern, "String"));
+    const char *regex = json_string_value(json_object_get(pattern, "Regex")),
+        *text = json_string_value(json_object_get(pattern, "String"));
     bool gaps = is(behavior, "Isolated");
-    if (!gaps && !(is(behavior, "Removed") && json_is_true(json_object_get(p, "invert")))) return unsupported(r, "split behavior", behavior);
+    if (!gaps && !(is(behavior, "Removed") && json_is_true(json_object_get(p, "invert"))))
+        return unsupported(r, "split behavior", behavior);
     if (regex) return tr_split_add(&r->t->split, regex, gaps);
     if (!text || strstr(text, "\\E")) return unsupported(r, "split pattern", pattern);
     struct tr_buf b = { 0 };
@@ -73,11 +78,14 @@ static int read_split(struct reader *r, const json_t *p)
 
 static int read_metaspace(struct reader *r, const json_t *p)
 {
-    const json_t *scheme = json_object_get(p, "prepend_scheme"), *split = json_object_get(p, "split"), *add = json_object_get(p, "add_prefix_space");
-    if (!is(json_object_get(p, "replacement"), "\u2581")) return unsupported(r, "Metaspace replacement", json_object_get(p, "replacement"));
+    const json_t *scheme = json_object_get(p, "prepend_scheme"), *split = json_object_get(p, "split"),
+        *add = json_object_get(p, "add_prefix_space");
+    if (!is(json_object_get(p, "replacement"), "\u2581"))
+        return unsupported(r, "Metaspace replacement", json_object_get(p, "replacement"));
     r->spaces = true;
     r->t->prefix_once = true;
-    r->t->prefix = is(scheme, "never") || (!scheme && json_is_false(add)) ? TR_PREFIX_NEVER : is(scheme, "first") ? TR_PREFIX_FIRST : TR_PREFIX_ALWAYS;
+    if (is(scheme, "never") || (!scheme && json_is_false(add))) r->t->prefix = TR_PREFIX_NEVER;
+    else r->t->prefix = is(scheme, "first") ? TR_PREFIX_FIRST : TR_PREFIX_ALWAYS;
     if (!split || json_is_true(split)) r->t->cut = TR_CUT_SPACES;
     return TR_OK;
 }
@@ -92,7 +100,8 @@ static int read_pre_tokenizer(struct reader *r, const json_t *p, int depth)
         return TR_OK;
     }
     if (is(type, "Split")) return read_split(r, p);
-    if (is(type, "Digits")) return tr_split_add(&r->t->split, json_is_true(json_object_get(p, "individual_digits")) ? "\\p{N}" : "\\p{N}+", true);
+    if (is(type, "Digits"))
+        return tr_split_add(&r->t->split, json_is_true(json_object_get(p, "individual_digits")) ? "\\p{N}" : "\\p{N}+", true);
     if (is(type, "Metaspace")) return read_metaspace(r, p);
     if (is(type, "ByteLevel") && !json_is_true(json_object_get(p, "add_prefix_space"))) {
         r->byte_level = true;
@@ -110,12 +119,15 @@ static int count_pieces(const struct reader *r, const json_t *vocab, const json_
     json_t *v;
     json_object_foreach((json_t *)vocab, key, v)
         if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= most)
-            return tr_fail(TR_EINPUT, "bad vocabulary (%s): '%.40s' has no id, or one far beyond the number of tokens", r->path, key);
+            return tr_fail(TR_EINPUT, "bad vocabulary (%s): '%.40s' has no id, or one far beyond the number of tokens",
+                r->path, key);
         else if (json_integer_value(v) > largest) largest = json_integer_value(v);
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *id = json_object_get(json_array_get(added, i), "id");
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= most || !json_is_string(json_object_get(json_array_get(added, i), "content")))
-            return tr_fail(TR_EINPUT, "bad vocabulary (%s): added_tokens[%zu] has no content, no id, or one far beyond the number of tokens", r->path, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= most ||
+            !json_is_string(json_object_get(json_array_get(added, i), "content")))
+            return tr_fail(TR_EINPUT, "bad vocabulary (%s): added_tokens[%zu] has no content, no id, or one far beyond "
+                "the number of tokens", r->path, i);
         if (json_integer_value(id) > largest) largest = json_integer_value(id);
     }
     *n = largest + 1;
@@ -128,7 +140,8 @@ static int set_piece(struct tr_tokenizer *t, const char *key, int64_t id, bool b
     size_t n = strlen(key);
     unsigned b;
     int end = 0;
-    if (t->model == TR_MODEL_BYTE_LEVEL && n <= sizeof bytes && tr_alphabet_bytes(bytes, &n, key, n)) return tr_vocab_set(&t->vocab, id, bytes, n, TR_PIECE_NORMAL);
+    if (t->model == TR_MODEL_BYTE_LEVEL && n <= sizeof bytes && tr_alphabet_bytes(bytes, &n, key, n))
+        return tr_vocab_set(&t->vocab, id, bytes, n, TR_PIECE_NORMAL);
     n = strlen(key);
     if (byte_fallback && n == 6 && sscanf(key, "<0x%2X>%n", &b, &end) == 1 && end == 6) {
         char c = (char)b;
@@ -145,7 +158,8 @@ static int read_merges(struct reader *r, const json_t *merges)
         const json_t *m = json_array_get(merges, i), *a = json_array_get(m, 0), *b = json_array_get(m, 1);
         const char *s = json_string_value(m), *gap = s && *s ? strchr(s + 1, ' ') : NULL;
         if (json_is_string(a) && json_is_string(b))
-            TR_TRY(tr_tokenizer_add_merge(r->t, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b), (int32_t)i, r->path));
+            TR_TRY(tr_tokenizer_add_merge(r->t, json_string_value(a), json_string_length(a), json_string_value(b),
+                json_string_length(b), (int32_t)i, r->path));
         else if (gap) TR_TRY(tr_tokenizer_add_merge(r->t, s, (size_t)(gap - s), gap + 1, strlen(gap + 1), (int32_t)i, r->path));
         else return tr_fail(TR_EINPUT, "bad merge (%s): number %zu is not two texts", r->path, i);
     }
@@ -155,16 +169,19 @@ static int read_merges(struct reader *r, const json_t *merges)
 static int read_model(struct reader *r, const json_t *model)
 {
     static const char *const none[] = { "continuing_subword_prefix", "end_of_word_suffix" };
-    const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges"), *added = json_object_get(r->root, "added_tokens");
+    const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges"),
+        *added = json_object_get(r->root, "added_tokens");
     const json_t *type = json_object_get(model, "type"), *unknown = json_object_get(model, "unk_token");
     struct tr_tokenizer *t = r->t;
     const char *key;
     json_t *v;
     int64_t n;
     if (!json_is_object(model) || (type && !is(type, "BPE"))) return unsupported(r, "model", type);
-    if (!json_is_object(vocab) || !json_is_array(merges)) return tr_fail(TR_EINPUT, "bad tokenizer (%s): model.vocab or model.merges is missing", r->path);
+    if (!json_is_object(vocab) || !json_is_array(merges))
+        return tr_fail(TR_EINPUT, "bad tokenizer (%s): model.vocab or model.merges is missing", r->path);
     for (int i = 0; i < 2; i++)
-        if (json_string_length(json_object_get(model, none[i])) > 0) return unsupported(r, none[i], json_object_get(model, none[i]));
+        if (json_string_length(json_object_get(model, none[i])) > 0)
+            return unsupported(r, none[i], json_object_get(model, none[i]));
     t->model = r->byte_level ? TR_MODEL_BYTE_LEVEL : TR_MODEL_SENTENCE;
     if (!r->byte_level && !r->spaces) return unsupported(r, "BPE without ByteLevel or U+2581", type);
     t->whole_words = json_is_true(json_object_get(model, "ignore_merges"));
@@ -175,13 +192,15 @@ static int read_model(struct reader *r, const json_t *model)
         TR_TRY(set_piece(t, key, json_integer_value(v), json_is_true(json_object_get(model, "byte_fallback"))));
     TR_TRY(tr_vocab_index(&t->vocab));
     TR_TRY(read_merges(r, merges));
-    if (json_is_string(unknown) && json_is_integer(v = json_object_get(vocab, json_string_value(unknown)))) t->unknown = (int32_t)json_integer_value(v);
+    if (json_is_string(unknown) && json_is_integer(v = json_object_get(vocab, json_string_value(unknown))))
+        t->unknown = (int32_t)json_integer_value(v);
 
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *a = json_array_get(added, i), *text = json_object_get(a, "content");
         int64_t id = json_integer_value(json_object_get(a, "id"));
         if (json_is_true(json_object_get(a, "single_word"))) return unsupported(r, "single_word of the added token", text);
-        TR_TRY(tr_vocab_set(&t->vocab, id, json_string_value(text), json_string_length(text), json_is_true(json_object_get(a, "special")) ? TR_PIECE_CONTROL : TR_PIECE_USER));
+        TR_TRY(tr_vocab_set(&t->vocab, id, json_string_value(text), json_string_length(text),
+            json_is_true(json_object_get(a, "special")) ? TR_PIECE_CONTROL : TR_PIECE_USER));
         t->vocab.piece[id].lstrip = json_is_true(json_object_get(a, "lstrip"));
         t->vocab.piece[id].rstrip = json_is_true(json_object_get(a, "rstrip"));
     }
@@ -214,7 +233,8 @@ static int read_template(struct tr_tokenizer *t, const json_t *v)
     if (json_is_array(v)) { /* several under names: the one named default */
         const json_t *list = v;
         for (size_t i = 0; i < json_array_size(list); i++)
-            if (i == 0 || is(json_object_get(json_array_get(list, i), "name"), "default")) v = json_object_get(json_array_get(list, i), "template");
+            if (i == 0 || is(json_object_get(json_array_get(list, i), "name"), "default"))
+                v = json_object_get(json_array_get(list, i), "template");
     }
     return json_is_string(v) && !t->chat_template ? tr_strdup(&t->chat_template, json_string_value(v)) : TR_OK;
 }
@@ -222,7 +242,8 @@ static int read_template(struct tr_tokenizer *t, const json_t *v)
 static int read_id(const struct tr_tokenizer *t, const json_t *v, int32_t *id)
 {
     if (json_is_array(v)) v = json_array_get(v, 0);
-    if (*id < 0 && json_is_integer(v) && json_integer_value(v) >= 0 && json_integer_value(v) < t->vocab.n) *id = (int32_t)json_integer_value(v);
+    if (*id < 0 && json_is_integer(v) && json_integer_value(v) >= 0 && json_integer_value(v) < t->vocab.n)
+        *id = (int32_t)json_integer_value(v);
     return TR_OK;
 }
 
@@ -278,21 +299,26 @@ done:
     return rc;
 }
 
+static int folder_of(char **out, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? tr_strndup(out, path, slash == path ? 1 : (size_t)(slash - path)) : tr_strdup(out, ".");
+}
+
 int tr_tokenizer_from_json(struct tr_tokenizer *t, const char *path)
 {
     char *file = NULL, *folder = NULL;
-    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
-    bool weights = dot && !strcmp(dot, ".safetensors");
+    const char *dot = strrchr(path, '.');
+    bool is_dir = tr_is_dir(path), weights = dot && !strcmp(dot, ".safetensors");
     int rc;
-    if (dot && !strcmp(dot, ".gguf")) return tr_fail(TR_EINPUT, "unsupported tokenizer file (%s): name the GGUF file as model.path, or a tokenizer.json as model.tokenizer", path);
-    if (tr_is_dir(path) || weights) {
-        TR_GO(!weights ? tr_strdup(&folder, path) : slash ? tr_strndup(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : tr_strdup(&folder, "."));
-        TR_GO(tr_path_join(&file, folder, "tokenizer.json"));
-        if (!tr_exists(file)) TR_GO(tr_fail(TR_EINPUT, "no tokenizer (%s): the folder has no tokenizer.json; set model.tokenizer to another one, or to bytes", folder));
-    } else {
-        TR_GO(tr_strdup(&file, path));
-        TR_GO(slash ? tr_strndup(&folder, path, slash == path ? 1 : (size_t)(slash - path)) : tr_strdup(&folder, "."));
-    }
+    if (dot && !strcmp(dot, ".gguf"))
+        return tr_fail(TR_EINPUT, "unsupported tokenizer file (%s): name the GGUF file as model.path, or a tokenizer.json as "
+            "model.tokenizer", path);
+    TR_GO(is_dir ? tr_strdup(&folder, path) : folder_of(&folder, path));
+    TR_GO(is_dir || weights ? tr_path_join(&file, folder, "tokenizer.json") : tr_strdup(&file, path));
+    if ((is_dir || weights) && !tr_exists(file))
+        TR_GO(tr_fail(TR_EINPUT, "no tokenizer (%s): the folder has no tokenizer.json; set model.tokenizer to another one, "
+            "or to bytes", folder));
     rc = read_all(t, file, folder);
 done:
     free(file);

@@ -92,7 +92,9 @@ int64_t tr_loader_max_tokens(const struct tr_loader *l, int64_t sequences)
 static int make_room(struct tr_loader *l, int64_t sequences)
 {
     int64_t tokens = tr_loader_max_tokens(l, sequences);
-    if (sequences < 1 || tokens > INT32_MAX / 4) return tr_fail(TR_EINPUT, "bad micro-batch (train.micro_batch): %" PRId64 " sequences of up to %" PRId64 " tokens", sequences, l->d->longest_sequence);
+    if (sequences < 1 || tokens > INT32_MAX / 4)
+        return tr_fail(TR_EINPUT, "bad micro-batch (train.micro_batch): %" PRId64 " sequences of up to %" PRId64 " "
+        "tokens", sequences, l->d->longest_sequence);
     if (tokens <= l->token_cap && sequences <= l->seq_cap) return TR_OK;
     int32_t *ids = NULL;
     int64_t *seq = NULL;
@@ -107,7 +109,8 @@ static int make_room(struct tr_loader *l, int64_t sequences)
     l->ledger += bytes - before;
     free(l->batch.ids);
     free(l->batch.seq);
-    l->batch = (struct tr_batch){ .ids = ids, .targets = ids + tokens, .start = ids + 2 * tokens, .pos = ids + 3 * tokens, .seq = seq };
+    l->batch = (struct tr_batch){ .ids = ids, .targets = ids + tokens, .start = ids + 2 * tokens,
+        .pos = ids + 3 * tokens, .seq = seq };
     l->token_cap = tokens;
     l->seq_cap = sequences;
     return TR_OK;
@@ -134,7 +137,8 @@ int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch
     TR_TRY(make_room(l, sequences));
     l->batch.n = l->batch.n_seqs = l->batch.counted = 0;
     l->batch.seq[0] = 0;
-    for (int64_t i = 0; i < sequences; i++, advance(l, &l->epoch, &l->index)) add_sequence(&l->batch, l->d, sequence_at(l, l->epoch, l->index));
+    for (int64_t i = 0; i < sequences; i++, advance(l, &l->epoch, &l->index))
+        add_sequence(&l->batch, l->d, sequence_at(l, l->epoch, l->index));
     *out = &l->batch;
     return TR_OK;
 }
@@ -144,8 +148,10 @@ int tr_loader_visit(struct tr_loader *l, struct tr_visitor *v)
     uint64_t w[3] = { l->epoch, (uint64_t)l->index, l->d->hash };
     TR_TRY(v->words(v->self, "data/position", w, 3));
     if (w[2] != l->d->hash)
-        return tr_fail(TR_EINPUT, "the data changed (data.train): the snapshot's position belongs to other data or another data.sequence; restore them, or start a new run from the snapshot's model");
-    if (w[1] >= l->d->sequences) return tr_fail(TR_EDAMAGED, "damaged snapshot (data/position): place %" PRIu64 " of %zu sequences", w[1], l->d->sequences);
+        return tr_fail(TR_EINPUT, "the data changed (data.train): the snapshot's position belongs to other data or "
+            "another data.sequence; restore them, or start a new run from the snapshot's model");
+    if (w[1] >= l->d->sequences) return tr_fail(TR_EDAMAGED, "damaged snapshot (data/position): place %" PRIu64 " of "
+        "%zu sequences", w[1], l->d->sequences);
     l->epoch = w[0];
     l->index = (int64_t)w[1];
     return TR_OK;

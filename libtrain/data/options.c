@@ -5,7 +5,8 @@
 static const struct tr_option options[] = {
     OPTION(train, TR_OPT_TEXT, "", .help = "what is learnt: a file, folder or glob of .txt, .jsonl or .h5 (tokens, targets)"),
     OPTION(valid, TR_OPT_TEXT, "", .help = "what is only evaluated, in the same forms"),
-    OPTION(format, TR_OPT_CHOICE, "auto", .choices = "auto|text|chat|prompt", .help = "keys of .jsonl lines: text, messages, or prompt and completion"),
+    OPTION(format, TR_OPT_CHOICE, "auto", .choices = "auto|text|chat|prompt", .help = "keys of .jsonl lines: text, "
+        "messages, or prompt and completion"),
     OPTION(sequence, TR_OPT_INT, "512", .min = 2, .max = 1 << 24, .help = "most tokens of one sequence"),
     OPTION(pack, TR_OPT_BOOL, "true", .help = "several short documents share a sequence, without seeing each other"),
     OPTION(mask_prompt, TR_OPT_BOOL, "true", .help = "only what the assistant says is learnt, not the prompt"),

@@ -12,12 +12,15 @@ static int check(struct tr_reading *r, struct tr_h5 *f, const char *name, int64_
     enum tr_dtype type;
     int ndim;
     int64_t d[4];
-    if (!tr_h5_has(f, name)) return tr_fail(TR_EINPUT, "no data (%s): it has no dataset '%s'; write tokens as int32 [N,T]", r->file, name);
+    if (!tr_h5_has(f, name)) return tr_fail(TR_EINPUT, "no data (%s): it has no dataset '%s'; write tokens as int32 "
+        "[N,T]", r->file, name);
     TR_TRY(tr_h5_info(f, name, &type, &ndim, d));
     if ((type != TR_I32 && type != TR_U8 && type != TR_INT8) || ndim != 2 || d[0] < 1 || d[1] < 1)
-        return tr_fail(TR_EINPUT, "bad data (%s): '%s' must be int32 [N,T], it is %s with %d dimensions", r->file, name, tr_dtype_name(type), ndim);
+        return tr_fail(TR_EINPUT, "bad data (%s): '%s' must be int32 [N,T], it is %s with %d dimensions", r->file,
+            name, tr_dtype_name(type), ndim);
     if (dim[0] && (d[0] != dim[0] || d[1] != dim[1]))
-        return tr_fail(TR_EINPUT, "bad data (%s): '%s' is [%" PRId64 ", %" PRId64 "] beside tokens [%" PRId64 ", %" PRId64 "]", r->file, name, d[0], d[1], dim[0], dim[1]);
+        return tr_fail(TR_EINPUT, "bad data (%s): '%s' is [%" PRId64 ", %" PRId64 "] beside tokens [%" PRId64 ", "
+            "%" PRId64 "]", r->file, name, d[0], d[1], dim[0], dim[1]);
     dim[0] = d[0];
     dim[1] = d[1];
     return TR_OK;
@@ -30,7 +33,8 @@ static int add_row(struct tr_reading *r, const int32_t *tokens, const int32_t *t
     for (int64_t k = 0; k < n; k++) {
         int32_t target = targets ? targets[k] : k + 1 < n ? tokens[k + 1] : -100;
         if (targets && target != -100 && (target < 0 || target >= r->vocab))
-            return tr_fail(TR_EINPUT, "bad target %d (%s:%" PRId64 "): it must be -100 or an id below %" PRId64, target, r->file, r->line, r->vocab);
+            return tr_fail(TR_EINPUT, "bad target %d (%s:%" PRId64 "): it must be -100 or an id below %" PRId64,
+                target, r->file, r->line, r->vocab);
         TR_TRY(tr_dataset_token(r, tokens[k], k > 0 && (targets ? targets[k - 1] != -100 : true)));
         TR_TRY(tr_grow(&d->targets, d->tokens - 1, &d->targets_cap, sizeof *d->targets));
         d->targets[d->tokens - 1] = target;
@@ -51,7 +55,8 @@ int tr_read_h5(struct tr_reading *r)
     bool given = tr_h5_has(f, "targets");
     if (given) TR_GO(check(r, f, "targets", dim));
     if (dim[1] > r->c->sequence)
-        TR_GO(tr_fail(TR_EINPUT, "rows too long (%s): they have %" PRId64 " tokens, more than data.sequence = %" PRId64 "; set data.sequence = %" PRId64, r->file, dim[1], r->c->sequence, dim[1]));
+        TR_GO(tr_fail(TR_EINPUT, "rows too long (%s): they have %" PRId64 " tokens, more than data.sequence = "
+            "%" PRId64 "; set data.sequence = %" PRId64, r->file, dim[1], r->c->sequence, dim[1]));
     int64_t rows = PART / dim[1] < 1 ? 1 : PART / dim[1];
     TR_GO(tr_calloc(&tokens, (size_t)(rows * dim[1]), sizeof *tokens));
     TR_GO(tr_calloc(&targets, (size_t)(rows * dim[1]), sizeof *targets));

@@ -7,7 +7,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-static int refuse(const struct tr_reading *r, const char *why) { return tr_fail(TR_EINPUT, "bad example (%s:%" PRId64 "): %s", r->file, r->line, why); }
+static int refuse(const struct tr_reading *r, const char *why)
+{
+    return tr_fail(TR_EINPUT, "bad example (%s:%" PRId64 "): %s", r->file, r->line, why);
+}
 
 /* Tokens of one text with the ranges that are learnt; eos: the document ends with that token. */
 static int add_document(struct tr_reading *r, const struct tr_buf *text, const struct tr_spans *counted, bool bos, bool eos)
@@ -58,7 +61,8 @@ static int add_text(struct tr_reading *r, const json_t *prompt, const json_t *co
     struct tr_span span = { prompt ? json_string_length(prompt) : 0, SIZE_MAX };
     int rc = prompt ? tr_buf_add(&text, json_string_value(prompt), json_string_length(prompt)) : TR_OK;
     if (rc == TR_OK) rc = tr_buf_add(&text, json_string_value(completion), json_string_length(completion));
-    if (rc == TR_OK) rc = add_document(r, &text, &(struct tr_spans){ &span, 1, 1 }, tr_tokenizer_adds_bos(r->t), tr_tokenizer_eos(r->t) >= 0);
+    if (rc == TR_OK) rc = add_document(r, &text, &(struct tr_spans){ &span, 1, 1 }, tr_tokenizer_adds_bos(r->t),
+        tr_tokenizer_eos(r->t) >= 0);
     tr_buf_release(&text);
     return rc;
 }
@@ -66,14 +70,18 @@ static int add_text(struct tr_reading *r, const json_t *prompt, const json_t *co
 static int add_line(struct tr_reading *r, const json_t *row)
 {
     int format = r->c->format;
-    const json_t *messages = json_object_get(row, "messages"), *prompt = json_object_get(row, "prompt"), *completion = json_object_get(row, "completion");
+    const json_t *messages = json_object_get(row, "messages"), *prompt = json_object_get(row, "prompt"),
+        *completion = json_object_get(row, "completion");
     const json_t *text = json_object_get(row, "text");
     if (!json_is_object(row)) return refuse(r, "a line must be one JSON object");
     if (format == TR_FORMAT_AUTO) format = messages ? TR_FORMAT_CHAT : prompt || completion ? TR_FORMAT_PROMPT : TR_FORMAT_TEXT;
     if (format == TR_FORMAT_CHAT) return messages ? add_chat(r, messages) : refuse(r, "\"messages\" is missing; see data.format");
-    if (format == TR_FORMAT_PROMPT) return json_is_string(prompt) && json_is_string(completion) ? add_text(r, prompt, completion)
-                                                                                               : refuse(r, "\"prompt\" and \"completion\" must both be texts; see data.format");
-    return json_is_string(text) ? add_text(r, NULL, text) : refuse(r, "it needs \"messages\", \"prompt\" and \"completion\", or \"text\"; see data.format");
+    if (format == TR_FORMAT_PROMPT) {
+        if (json_is_string(prompt) && json_is_string(completion)) return add_text(r, prompt, completion);
+        return refuse(r, "\"prompt\" and \"completion\" must both be texts; see data.format");
+    }
+    return json_is_string(text) ? add_text(r, NULL, text) : refuse(r, "it needs \"messages\", \"prompt\" and "
+        "\"completion\", or \"text\"; see data.format");
 }
 
 static bool blank(const char *s, size_t n)

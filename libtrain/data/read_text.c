@@ -36,8 +36,10 @@ int tr_read_text(struct tr_reading *r)
     if (!m.size) TR_GO(tr_fail(TR_EINPUT, "no data (%s): the file is empty", r->file));
     if (m.size > 32 << 20) tr_info("reading %s (%zu MB)", r->file, m.size / 1000000);
     if (r->t->model != TR_MODEL_BYTES && (bad = tr_utf8_check(text, m.size)) < m.size)
-        TR_GO(tr_fail(TR_EINPUT, "text is not UTF-8 (%s:%" PRId64 "): byte %zu of the file; convert it first, for example with iconv", r->file, line_of(text, bad), bad));
-    if ((rc = tr_encode(r->t, &ids, text, m.size, true)) != TR_OK) TR_GO(tr_fail(rc, "cannot read text (%s): %s", r->file, tr_message()));
+        TR_GO(tr_fail(TR_EINPUT, "text is not UTF-8 (%s:%" PRId64 "): byte %zu of the file; convert it first, for "
+            "example with iconv", r->file, line_of(text, bad), bad));
+    if ((rc = tr_encode(r->t, &ids, text, m.size, true)) != TR_OK)
+        TR_GO(tr_fail(rc, "cannot read text (%s): %s", r->file, tr_message()));
     if (tr_tokenizer_adds_bos(r->t)) TR_GO(tr_dataset_token(r, tr_tokenizer_bos(r->t), false));
     for (size_t i = 0; i < ids.n; i++) {
         rc = tr_dataset_token(r, ids.id[i], r->d->tokens > begin);

@@ -23,7 +23,8 @@ static void put_text(FILE *out, const struct tr_buf *text) /* nothing that could
     }
 }
 
-static int show_example(FILE *out, const struct tr_tokenizer *t, bool colour, const int32_t *ids, const uint8_t *counted, int64_t n)
+static int show_example(FILE *out, const struct tr_tokenizer *t, bool colour, const int32_t *ids,
+    const uint8_t *counted, int64_t n)
 {
     struct tr_buf text = { 0 };
     int rc = TR_OK;
@@ -44,7 +45,8 @@ static int show_example(FILE *out, const struct tr_tokenizer *t, bool colour, co
 static void show_counts(FILE *out, const struct tr_data_counts *c)
 {
     fprintf(out, "%" PRId64 " examples in %" PRId64 " sequences\n", c->examples, c->sequences);
-    fprintf(out, "%" PRId64 " tokens, %" PRId64 " of them counted (%.1f %%)\n", c->tokens, c->counted, c->tokens ? 100.0 * (double)c->counted / (double)c->tokens : 0.0);
+    fprintf(out, "%" PRId64 " tokens, %" PRId64 " of them counted (%.1f %%)\n", c->tokens, c->counted, c->tokens
+        ? 100.0 * (double)c->counted / (double)c->tokens : 0.0);
     fprintf(out, "longest example: %" PRId64 " tokens\n", c->longest);
     fprintf(out, "dropped: %" PRId64 " (no counted token)\n", c->dropped_empty);
     fprintf(out, "cut: %" PRId64 " (longer than data.sequence)\n", c->truncated);
@@ -63,8 +65,10 @@ int tr_data_show(FILE *out, const struct tr_dataset *d, const struct tr_tokenize
             show_json(out, ids, counted, n);
             continue;
         }
-        fprintf(out, "\n-- example %" PRId64 ": %" PRId64 " tokens, counted ones %s\n", i + 1, n, colour ? "green" : "in brackets");
+        fprintf(out, "\n-- example %" PRId64 ": %" PRId64 " tokens, counted ones %s\n", i + 1, n, colour ? "green"
+            : "in brackets");
         TR_TRY(show_example(out, t, colour, ids, counted, n));
     }
-    return fflush(out) || ferror(out) ? tr_fail(TR_EFAIL, "cannot write the examples (standard output): %s", strerror(errno)) : TR_OK;
+    return fflush(out) || ferror(out) ? tr_fail(TR_EFAIL, "cannot write the examples (standard output): %s",
+        strerror(errno)) : TR_OK;
 }

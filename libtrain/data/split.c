@@ -23,12 +23,15 @@ int tr_split_add(struct tr_split *s, const char *pattern, bool gaps)
 {
     int error;
     PCRE2_SIZE at;
-    if (s->n == TR_SPLIT_MAX) return tr_fail(TR_EINPUT, "unsupported tokenizer (pre_tokenizer): more than %d splits", TR_SPLIT_MAX);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, NULL);
+    if (s->n == TR_SPLIT_MAX) return tr_fail(TR_EINPUT, "unsupported tokenizer (pre_tokenizer): more than %d splits",
+        TR_SPLIT_MAX);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+        PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, NULL);
     if (!code) {
         char why[160] = "";
         pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
-        return tr_fail(TR_EINPUT, "unsupported tokenizer (pre_tokenizer): expression '%.80s' at %zu: %s", pattern, (size_t)at, why);
+        return tr_fail(TR_EINPUT, "unsupported tokenizer (pre_tokenizer): expression '%.80s' at %zu: %s", pattern,
+            (size_t)at, why);
     }
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where it cannot, matching is slower */
     pcre2_match_data *match = pcre2_match_data_create_from_pattern(code, NULL);
@@ -72,7 +75,8 @@ static int split_by(const struct tr_split *s, int rule, const char *text, size_t
     for (size_t at = 0; at < n; ) {
         int rc = pcre2_match(r->code, (PCRE2_SPTR)part, n, at, PCRE2_NO_UTF_CHECK, r->match, NULL);
         if (rc == PCRE2_ERROR_NOMATCH) break;
-        if (rc < 0) return tr_fail(TR_EINPUT, "cannot split text (byte %zu): the tokenizer's expression gives up (code %d)", from + at, rc);
+        if (rc < 0) return tr_fail(TR_EINPUT, "cannot split text (byte %zu): the tokenizer's expression gives up (code "
+            "%d)", from + at, rc);
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(r->match);
         size_t begin = span[0], end = span[1];
         if (end <= begin || begin < done) { /* an empty match splits nothing; go on behind the next character */
@@ -105,7 +109,8 @@ size_t tr_utf8_check(const char *text, size_t n)
         if (more == 9 || more > n - i - 1) return i;
         for (size_t k = 1; k <= more; k++)
             if ((s[i + k] & 0xc0) != 0x80) return i;
-        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] >= 0xa0) || (c == 0xf0 && s[i + 1] < 0x90) || (c == 0xf4 && s[i + 1] >= 0x90)) return i;
+        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] >= 0xa0) || (c == 0xf0 && s[i + 1] < 0x90) ||
+            (c == 0xf4 && s[i + 1] >= 0x90)) return i;
         i += more + 1;
     }
     return n;
@@ -118,6 +123,7 @@ size_t tr_space_bytes(const char *text, size_t n)
     if (n >= 2 && s[0] == 0xc2 && (s[1] == 0x85 || s[1] == 0xa0)) return 2;
     if (n < 3) return 0;
     unsigned c = (unsigned)s[0] << 16 | (unsigned)s[1] << 8 | s[2];
-    bool is = c == 0xe19a80 || (c >= 0xe28080 && c <= 0xe2808a) || c == 0xe280a8 || c == 0xe280a9 || c == 0xe280af || c == 0xe2819f || c == 0xe38080;
+    bool is = c == 0xe19a80 || (c >= 0xe28080 && c <= 0xe2808a) || c == 0xe280a8 || c == 0xe280a9 || c == 0xe280af ||
+        c == 0xe2819f || c == 0xe38080;
     return is ? 3 : 0;
 }

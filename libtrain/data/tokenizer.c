@@ -35,7 +35,8 @@ bool tr_alphabet_bytes(char *out, size_t *out_n, const char *text, size_t n)
     return true;
 }
 
-int tr_tokenizer_add_merge(struct tr_tokenizer *t, const char *left, size_t nl, const char *right, size_t nr, int32_t rank, const char *where)
+int tr_tokenizer_add_merge(struct tr_tokenizer *t, const char *left, size_t nl, const char *right, size_t nr,
+    int32_t rank, const char *where)
 {
     char *text = NULL;
     int rc = tr_calloc(&text, nl + nr + 1, 1);
@@ -46,7 +47,8 @@ int tr_tokenizer_add_merge(struct tr_tokenizer *t, const char *left, size_t nl, 
     else memcpy(text, left, nl), memcpy(text + nl, right, nr);
     int32_t l = ok ? tr_vocab_find(&t->vocab, text, a) : -1, r = ok ? tr_vocab_find(&t->vocab, text + a, b) : -1;
     int32_t id = ok ? tr_vocab_find(&t->vocab, text, a + b) : -1;
-    if (l < 0 || r < 0 || id < 0) rc = tr_fail(TR_EINPUT, "bad merge (%s): '%.*s' and '%.*s', number %d, or their sum are no tokens; the model file is damaged",
+    if (l < 0 || r < 0 || id < 0) rc = tr_fail(TR_EINPUT, "bad merge (%s): '%.*s' and '%.*s', number %d, or their sum "
+        "are no tokens; the model file is damaged",
                                                where, (int)(nl < 60 ? nl : 60), left, (int)(nr < 60 ? nr : 60), right, rank);
     else tr_merges_add(&t->bpe.merges, l, r, rank, id);
     free(text);
@@ -81,7 +83,8 @@ int tr_tokenizer_finish(struct tr_tokenizer *t, const char *where)
         if (v->piece[i].kind == TR_PIECE_BYTE) t->byte_id[(unsigned char)v->pool.data[v->piece[i].at]] = i;
     int32_t ids[] = { t->bos, t->eos, t->unknown, t->eot };
     for (int i = 0; i < 4; i++)
-        if (ids[i] < -1 || ids[i] >= v->n) return tr_fail(TR_EINPUT, "bad token id (%s): %d is outside the vocabulary of %d", where, ids[i], v->n);
+        if (ids[i] < -1 || ids[i] >= v->n) return tr_fail(TR_EINPUT, "bad token id (%s): %d is outside the vocabulary "
+            "of %d", where, ids[i], v->n);
     if (t->cut == TR_CUT_NONE && t->model == TR_MODEL_SENTENCE && pieces_are_words(v)) t->cut = TR_CUT_WORDS;
     return TR_OK;
 }
@@ -98,7 +101,8 @@ int tr_tokenizer_open(struct tr_tokenizer **out, const json_t *gguf, const char 
         rc = TR_OK;
     } else if (path && *path) rc = tr_tokenizer_from_json(t, path);
     else if (gguf) rc = tr_tokenizer_from_gguf(t, gguf);
-    else rc = tr_fail(TR_EINPUT, "no tokenizer (model): the model brings none; set model.tokenizer to a folder or tokenizer.json, or to bytes");
+    else rc = tr_fail(TR_EINPUT, "no tokenizer (model): the model brings none; set model.tokenizer to a folder or "
+        "tokenizer.json, or to bytes");
     if (rc != TR_OK) {
         tr_tokenizer_free(t);
         return rc;
@@ -127,7 +131,8 @@ const char *tr_tokenizer_template(const struct tr_tokenizer *t) { return t->chat
 
 bool tr_tokenizer_ends(const struct tr_tokenizer *t, int32_t id)
 {
-    static const char *const ends[] = { "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "</s>" };
+    static const char *const ends[] = { "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>",
+        "<|end|>", "<end_of_turn>", "</s>" };
     if (id < 0 || id >= tr_tokenizer_size(t)) return false;
     if (id == t->eos || id == t->eot) return true;
     if (t->model == TR_MODEL_BYTES || t->vocab.piece[id].kind != TR_PIECE_CONTROL) return false;
@@ -162,7 +167,8 @@ static int compose(struct tr_buf *composed, int32_t **map, const char *text, siz
         size_t end = i + 1;
         while (end < n && (text[end] & 0x80)) end++;
         utf8proc_uint8_t *part = NULL;
-        utf8proc_ssize_t k = utf8proc_map((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(end - i), &part, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        utf8proc_ssize_t k = utf8proc_map((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(end - i), &part,
+            UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         if (k < 0) return tr_fail(TR_EFAIL, "cannot compose text (tokenizer): %s", utf8proc_errmsg(k));
         int rc = tr_buf_add(composed, part, (size_t)k);
         for (size_t p = composed->size - (rc == TR_OK ? (size_t)k : 0); rc == TR_OK && p < composed->size; p++) {
@@ -205,7 +211,8 @@ static size_t space_before(const char *text, size_t begin, size_t end)
 int tr_encode(const struct tr_tokenizer *tokenizer, struct tr_tokens *out, const char *text, size_t n, bool special)
 {
     struct tr_tokenizer *t = (struct tr_tokenizer *)tokenizer; /* only its work space changes */
-    if (n > INT32_MAX / 4) return tr_fail(TR_EINPUT, "text too large (tokenizer): %zu bytes at once; split it into files below 512 MiB", n);
+    if (n > INT32_MAX / 4) return tr_fail(TR_EINPUT, "text too large (tokenizer): %zu bytes at once; split it into "
+        "files below 512 MiB", n);
     if (t->model == TR_MODEL_BYTES) {
         for (size_t i = 0; i < n; i++) TR_TRY(tr_encode_id(out, (unsigned char)text[i], (int32_t)i));
         return TR_OK;
@@ -234,7 +241,8 @@ int tr_encode(const struct tr_tokenizer *tokenizer, struct tr_tokens *out, const
 
 int tr_decode(const struct tr_tokenizer *t, struct tr_buf *out, int32_t id, bool special)
 {
-    if (id < 0 || id >= tr_tokenizer_size(t)) return tr_fail(TR_EINPUT, "bad token id (%d): the vocabulary ends at %d", id, tr_tokenizer_size(t) - 1);
+    if (id < 0 || id >= tr_tokenizer_size(t)) return tr_fail(TR_EINPUT, "bad token id (%d): the vocabulary ends at %d",
+        id, tr_tokenizer_size(t) - 1);
     if (t->model == TR_MODEL_BYTES) {
         char c = (char)id;
         if (id == 256) return special ? tr_buf_puts(out, "<|endoftext|>") : TR_OK;

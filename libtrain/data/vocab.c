@@ -22,7 +22,8 @@ uint64_t tr_hash_bytes(const char *text, size_t n)
 
 int tr_vocab_init(struct tr_vocab *v, int64_t n)
 {
-    if (n < 1 || n > MOST_PIECES) return tr_fail(TR_EINPUT, "bad vocabulary (tokenizer): it has %" PRId64 " tokens; 1 to %d are supported", n, MOST_PIECES);
+    if (n < 1 || n > MOST_PIECES) return tr_fail(TR_EINPUT, "bad vocabulary (tokenizer): it has %" PRId64 " tokens; 1 "
+        "to %d are supported", n, MOST_PIECES);
     TR_TRY(tr_calloc(&v->piece, (size_t)n, sizeof *v->piece));
     v->n = (int32_t)n;
     return TR_OK;
@@ -39,8 +40,10 @@ void tr_vocab_release(struct tr_vocab *v)
 
 int tr_vocab_set(struct tr_vocab *v, int64_t id, const char *text, size_t n, int kind)
 {
-    if (id < 0 || id >= v->n) return tr_fail(TR_EINPUT, "bad token id (tokenizer): %" PRId64 " is outside the vocabulary of %d", id, v->n);
-    if (v->pool.size + n > UINT32_MAX / 2) return tr_fail(TR_EINPUT, "bad vocabulary (tokenizer): its texts are larger than 2 GiB");
+    if (id < 0 || id >= v->n) return tr_fail(TR_EINPUT, "bad token id (tokenizer): %" PRId64 " is outside the "
+        "vocabulary of %d", id, v->n);
+    if (v->pool.size + n > UINT32_MAX / 2) return tr_fail(TR_EINPUT, "bad vocabulary (tokenizer): its texts are larger "
+        "than 2 GiB");
     v->piece[id] = (struct tr_piece){ .at = (uint32_t)v->pool.size, .n = (uint32_t)n, .kind = (uint8_t)kind };
     return tr_buf_add(&v->pool, text, n);
 }
@@ -87,7 +90,8 @@ int tr_vocab_index(struct tr_vocab *v)
     v->mask = size - 1;
     for (int32_t i = 0; i < v->n; i++) {
         const struct tr_piece *p = &v->piece[i];
-        if (!in_words(p) || tr_vocab_find(v, v->pool.data + p->at, p->n) >= 0) continue;   /* of two equal ones the first counts */
+        if (!in_words(p) || tr_vocab_find(v, v->pool.data + p->at, p->n) >= 0)
+            continue;   /* of two equal ones the first counts */
         uint32_t k = (uint32_t)tr_hash_bytes(v->pool.data + p->at, p->n) & v->mask;
         while (v->slot[k]) k = (k + 1) & v->mask;
         v->slot[k] = (uint32_t)i + 1;

@@ -22,7 +22,8 @@ static void templates(void **state)
         assert_ok(tr_chat_render(chat, m, json_is_true(json_object_get(c, "prompt")), &text, &said));
         assert_string_equal(text.data, json_string_value(json_object_get(c, "text")));
         size_t answers = 0;
-        for (size_t k = 0; k < json_array_size(m); k++) answers += !strcmp(json_string_value(json_object_get(json_array_get(m, k), "role")), "assistant");
+        for (size_t k = 0; k < json_array_size(m); k++)
+            answers += !strcmp(json_string_value(json_object_get(json_array_get(m, k), "role")), "assistant");
         assert_int_equal(said.n, answers);
         for (size_t k = 0; k < said.n; k++) { /* each ends with the end-of-turn token */
             assert_true(said.at[k].begin < said.at[k].end && said.at[k].end <= text.size);
@@ -54,9 +55,11 @@ static void names(void **state)
 
 static void bad_messages(void **state)
 {
-    static const char *const bad[] = { "{}", "[]", "[1]", "[{}]", "[{\"role\":\"user\"}]", "[{\"role\":1,\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":[]}]",
+    static const char *const bad[] = { "{}", "[]", "[1]", "[{}]", "[{\"role\":\"user\"}]",
+        "[{\"role\":1,\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":[]}]",
                                        "[{\"role\":\"tool\",\"content\":\"a\"}]" };
-    static const char *const turns[] = { "[{\"role\":\"assistant\",\"content\":\"a\"}]", "[{\"role\":\"system\",\"content\":\"a\"}]",
+    static const char *const turns[] = { "[{\"role\":\"assistant\",\"content\":\"a\"}]",
+        "[{\"role\":\"system\",\"content\":\"a\"}]",
                                          "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"}]" };
     const struct tr_chat *chat;
     struct tr_buf text = { 0 };

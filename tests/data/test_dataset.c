@@ -78,7 +78,8 @@ static void text_windows(void **state)
 
 static void prompts_and_packing(void **state)
 {
-    static const char lines[] = "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n\n{\"text\": \"xyz\"}\n{\"prompt\": \"long prompt\", \"completion\": \"cut\"}\n{\"prompt\": \"q\", \"completion\": \"r\"}";
+    static const char lines[] = "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n\n{\"text\": \"xyz\"}\n{\"prompt\": "
+        "\"long prompt\", \"completion\": \"cut\"}\n{\"prompt\": \"q\", \"completion\": \"r\"}";
     struct tr_loader *l;
     const struct tr_batch *b;
     config.sequence = 9;
@@ -121,8 +122,10 @@ static void chat(void **state)
     int64_t n, sum = 0;
     struct tr_buf text = { 0 };
     config.template_name = (free(config.template_name), strdup("chatml"));
-    struct tr_dataset *d = open_ok(puts_file("c.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Yo\"}]}\n"
-                                                        "{\"messages\": [{\"role\": \"user\", \"content\": \"nobody answers\"}]}\n"));
+    struct tr_dataset *d = open_ok(puts_file("c.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, "
+        "{\"role\": \"assistant\", \"content\": \"Yo\"}]}\n"
+                                                        "{\"messages\": [{\"role\": \"user\", \"content\": \"nobody "
+                                                            "answers\"}]}\n"));
     assert_int_equal(tr_dataset_counts(d).dropped_empty, 1);
     assert_ok(tr_dataset_example(d, 0, &ids, &counted, &n));
     for (int64_t i = 0; i < n; i++) {
@@ -157,7 +160,8 @@ static void hdf5(void **state)
     struct tr_h5 *f;
     struct tr_loader *l;
     const struct tr_batch *b;
-    int32_t tokens[3][4] = { { 1, 2, 3, 4 }, { 5, 6, 7, 8 }, { 9, 9, 9, 9 } }, targets[3][4] = { { 2, -100, 4, 250 }, { -100, -100, -100, -100 }, { -100, 7, -100, -100 } };
+    int32_t tokens[3][4] = { { 1, 2, 3, 4 }, { 5, 6, 7, 8 }, { 9, 9, 9, 9 } }, targets[3][4] = { { 2, -100, 4, 250 },
+        { -100, -100, -100, -100 }, { -100, 7, -100, -100 } };
     config.shuffle = false;
     config.sequence = 4;
     snprintf(path, sizeof path, "%s/rows.h5", test_folder());
@@ -246,7 +250,8 @@ static void folders(void **state)
 static struct tr_dataset *many(int documents)
 {
     struct tr_buf b = { 0 };
-    for (int i = 0; i < documents; i++) assert_ok(tr_buf_printf(&b, "{\"text\": \"%c%.*s\"}\n", 'A' + i % 26, i * 7 % 23, "abcdefghijklmnopqrstuvwxyz"));
+    for (int i = 0; i < documents; i++) assert_ok(tr_buf_printf(&b, "{\"text\": \"%c%.*s\"}\n", 'A' + i % 26,
+        i * 7 % 23, "abcdefghijklmnopqrstuvwxyz"));
     struct tr_dataset *d = open_ok(put("many.jsonl", b.data, b.size));
     tr_buf_release(&b);
     return d;
@@ -361,7 +366,8 @@ static void position(void **state)
 /* Damaged lines give an example or an error, never more. */
 static void fuzz(void **state)
 {
-    static const char line[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"H\\u00e9 \\ud83d\\ude00\"}, {\"role\": \"assistant\", \"content\": \"Yo\\n\"}]}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n";
+    static const char line[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"H\\u00e9 \\ud83d\\ude00\"}, "
+        "{\"role\": \"assistant\", \"content\": \"Yo\\n\"}]}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n";
     char damaged[sizeof line];
     unsigned x = 1;
     tr_log_quiet(true);
@@ -384,7 +390,8 @@ static void fuzz(void **state)
 int main(int argc, char **argv)
 {
 #define T(f) cmocka_unit_test_setup(f, defaults)
-    const struct CMUnitTest tests[] = { T(text_windows), T(prompts_and_packing), T(chat), T(hdf5), T(bad_input), T(folders), T(packing), T(position), T(fuzz) };
+    const struct CMUnitTest tests[] = { T(text_windows), T(prompts_and_packing), T(chat), T(hdf5), T(bad_input),
+        T(folders), T(packing), T(position), T(fuzz) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     tr_options_release(tr_data_section.options, &config);
     tr_tokenizer_free(bytes);

@@ -25,21 +25,26 @@ static void check_lines(const struct tr_tokenizer *t, const char *path, bool spe
     size_t cap = 0, n = 0;
     assert_non_null(f);
     for (; getline(&line, &cap, f) > 0; n++) {
-        json_t *row = json_loads(line, JSON_ALLOW_NUL, NULL), *ids = json_object_get(row, "ids"), *text = json_object_get(row, "text");
+        json_t *row = json_loads(line, JSON_ALLOW_NUL, NULL), *ids = json_object_get(row, "ids"),
+            *text = json_object_get(row, "text");
         struct tr_tokens out = { 0 };
         struct tr_buf back = { 0 };
         assert_non_null(row);
         assert_ok(tr_encode(t, &out, json_string_value(text), json_string_length(text), special));
         for (size_t i = 0; i < out.n && i < json_array_size(ids); i++)
-            if (out.id[i] != json_integer_value(json_array_get(ids, i))) fail_msg("%s:%zu token %zu: %d, not %lld", path, n + 1, i, out.id[i], (long long)json_integer_value(json_array_get(ids, i)));
+            if (out.id[i] != json_integer_value(json_array_get(ids, i)))
+                fail_msg("%s:%zu token %zu: %d, not %lld", path, n + 1, i, out.id[i],
+                (long long)json_integer_value(json_array_get(ids, i)));
         assert_int_equal(out.n, json_array_size(ids));
         for (size_t i = 0; i < out.n; i++) {
             if (i > 0) assert_true(out.from[i] >= out.from[i - 1]);
             assert_true(out.from[i] >= 0 && (size_t)out.from[i] < json_string_length(text));
             assert_ok(tr_decode(t, &back, out.id[i], true));
         }
-        const char *begin = back.data && back.data[0] == ' ' && back.size == json_string_length(text) + 1 ? back.data + 1 : back.data; /* SentencePiece's first space */
-        if (!json_object_get(row, "lossy") && out.n) assert_memory_equal(begin, json_string_value(text), json_string_length(text));
+        const char *begin = back.data && back.data[0] == ' ' && back.size == json_string_length(text) + 1
+            ? back.data + 1 : back.data; /* SentencePiece's first space */
+        if (!json_object_get(row, "lossy") && out.n) assert_memory_equal(begin, json_string_value(text),
+            json_string_length(text));
         tr_tokens_release(&out);
         tr_buf_release(&back);
         json_decref(row);
@@ -70,7 +75,8 @@ static void check_chats(const struct tr_tokenizer *t, const char *path, const ch
         assert_ok(tr_dataset_example(d, at, &ids, &counted, &n));
         assert_int_equal(n, json_array_size(want));
         for (int64_t i = 0; i < n; i++)
-            if (ids[i] != json_integer_value(json_array_get(want, (size_t)i)) || counted[i] != json_integer_value(json_array_get(marks, (size_t)i)))
+            if (ids[i] != json_integer_value(json_array_get(want, (size_t)i)) ||
+                counted[i] != json_integer_value(json_array_get(marks, (size_t)i)))
                 fail_msg("%s:%lld token %lld: %d %d", expected, (long long)at + 1, (long long)i, ids[i], counted[i]);
         json_decref(row);
     }
@@ -128,12 +134,14 @@ static void check_ids(const struct tr_tokenizer *t, const json_t *lines, const c
         assert_ok(tr_encode(t, &out, json_string_value(text), json_string_length(text), true));
         for (size_t i = 0; i < out.n; i++) {
             if (i >= json_array_size(ids) || out.id[i] != json_integer_value(json_array_get(ids, i)))
-                fail_msg("%s line %zu token %zu: %d, not %lld, at '%s'", what, k, i, out.id[i], (long long)json_integer_value(json_array_get(ids, i)), json_string_value(text) + out.from[i]);
+                fail_msg("%s line %zu token %zu: %d, not %lld, at '%s'", what, k, i, out.id[i],
+                    (long long)json_integer_value(json_array_get(ids, i)), json_string_value(text) + out.from[i]);
             assert_true(out.from[i] >= (i ? out.from[i - 1] : 0) && (size_t)out.from[i] <= json_string_length(text));
             assert_ok(tr_decode(t, &back, out.id[i], true));
         }
         assert_int_equal(out.n, json_array_size(ids));
-        if (round_trip) assert_memory_equal(back.data + (back.size - json_string_length(text)), json_string_value(text), json_string_length(text));
+        if (round_trip) assert_memory_equal(back.data + (back.size - json_string_length(text)),
+            json_string_value(text), json_string_length(text));
         tr_tokens_release(&out);
         tr_buf_release(&back);
     }
@@ -150,7 +158,8 @@ static void check_variants(const char *name)
         const char *what = json_string_value(json_object_get(variant, "name"));
         json_object_set(base, "pre_tokenizer", json_object_get(variant, "pre_tokenizer"));
         json_object_set(base, "normalizer", json_object_get(variant, "normalizer"));
-        if (json_object_get(variant, "ignore_merges")) json_object_set(json_object_get(base, "model"), "ignore_merges", json_object_get(variant, "ignore_merges"));
+        if (json_object_get(variant, "ignore_merges")) json_object_set(json_object_get(base, "model"), "ignore_merges",
+            json_object_get(variant, "ignore_merges"));
         assert_int_equal(json_dump_file(base, path, 0), 0);
         assert_ok(tr_tokenizer_open(&t, NULL, i % 2 ? path : test_folder()));
         check_ids(t, json_object_get(variant, "lines"), what, false);
@@ -181,7 +190,8 @@ static json_t *gguf_of(const json_t *base, const char *pre)
     json_t *model = json_object_get(base, "model"), *vocab = json_object_get(model, "vocab");
     const char *key;
     size_t i;
-    for (i = 0; i < json_object_size(vocab) + 2; i++) json_array_append_new(tokens, json_string("")), json_array_append_new(types, json_integer(1));
+    for (i = 0; i < json_object_size(vocab) + 2; i++) json_array_append_new(tokens, json_string("")),
+        json_array_append_new(types, json_integer(1));
     json_object_foreach(vocab, key, id) json_array_set_new(tokens, (size_t)json_integer_value(id), json_string(key));
     json_array_foreach(json_object_get(base, "added_tokens"), i, m) {
         size_t at = (size_t)json_integer_value(json_object_get(m, "id"));
@@ -189,7 +199,8 @@ static json_t *gguf_of(const json_t *base, const char *pre)
         json_array_set_new(types, at, json_integer(json_is_true(json_object_get(m, "special")) ? 3 : 4));
     }
     json_array_foreach(json_object_get(model, "merges"), i, m)
-        json_array_append_new(merges, json_sprintf("%s %s", json_string_value(json_array_get(m, 0)), json_string_value(json_array_get(m, 1))));
+        json_array_append_new(merges, json_sprintf("%s %s", json_string_value(json_array_get(m, 0)),
+            json_string_value(json_array_get(m, 1))));
     json_object_set_new(meta, "tokenizer.ggml.model", json_string("gpt2"));
     json_object_set_new(meta, "tokenizer.ggml.pre", json_string(pre));
     json_object_set_new(meta, "tokenizer.ggml.tokens", tokens);
@@ -228,11 +239,13 @@ static void write_file(const char *name, const json_t *v)
 /* What stands beside tokenizer.json: end and beginning, and the chat template under its name. */
 static void neighbours(void **state)
 {
-    json_t *all = load("byte_level.json"), *base = json_object_get(all, "base"), *variant = json_array_get(json_object_get(all, "variants"), 0);
+    json_t *all = load("byte_level.json"), *base = json_object_get(all, "base"),
+        *variant = json_array_get(json_object_get(all, "variants"), 0);
     struct tr_tokenizer *t;
     char path[512];
     json_object_set(base, "pre_tokenizer", json_object_get(variant, "pre_tokenizer"));
-    json_object_set_new(base, "post_processor", json_loads("{\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}, {\"type\": \"TemplateProcessing\","
+    json_object_set_new(base, "post_processor", json_loads("{\"type\": \"Sequence\", \"processors\": [{\"type\": "
+        "\"ByteLevel\"}, {\"type\": \"TemplateProcessing\","
         "\"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\"}}]}]}", 0, NULL));
     write_file("tokenizer.json", base);
     assert_ok(tr_tokenizer_open(&t, NULL, test_folder()));
@@ -243,7 +256,8 @@ static void neighbours(void **state)
     tr_tokenizer_free(t);
 
     json_t *config = json_loads("{\"bos_token\": {\"content\": \"<s>\"}, \"eos_token\": \"<|end|>\", \"add_bos_token\": false,"
-                                " \"chat_template\": [{\"name\": \"tools\", \"template\": \"A\"}, {\"name\": \"default\", \"template\": \"B\"}]}", 0, NULL);
+                                " \"chat_template\": [{\"name\": \"tools\", \"template\": \"A\"}, {\"name\": "
+                                    "\"default\", \"template\": \"B\"}]}", 0, NULL);
     write_file("tokenizer_config.json", config);
     snprintf(path, sizeof path, "%s/model.safetensors", test_folder());
     assert_ok(tr_tokenizer_open(&t, NULL, path));
@@ -265,8 +279,10 @@ static void hostile_expression(void **state)
     struct tr_tokenizer *t;
     struct tr_tokens out = { 0 };
     char text[64];
-    json_object_set_new(base, "pre_tokenizer", json_loads("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a+)+$\"},"
-        "\"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}", 0, NULL));
+    json_object_set_new(base, "pre_tokenizer", json_loads("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
+        "\"Split\", \"pattern\": {\"Regex\": \"(a+)+$\"},"
+        "\"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
+            "\"use_regex\": false}]}", 0, NULL));
     write_file("tokenizer.json", base);
     assert_ok(tr_tokenizer_open(&t, NULL, test_folder()));
     memset(text, 'a', sizeof text);
@@ -274,7 +290,8 @@ static void hostile_expression(void **state)
     assert_int_equal(tr_encode(t, &out, text, 64, true), TR_EINPUT);
     tr_tokens_release(&out);
     tr_tokenizer_free(t);
-    json_object_set_new(json_object_get(json_array_get(json_object_get(json_object_get(base, "pre_tokenizer"), "pretokenizers"), 0), "pattern"), "Regex", json_string("(a"));
+    json_object_set_new(json_object_get(json_array_get(json_object_get(json_object_get(base, "pre_tokenizer"),
+        "pretokenizers"), 0), "pattern"), "Regex", json_string("(a"));
     write_file("tokenizer.json", base);
     assert_int_equal(tr_tokenizer_open(&t, NULL, test_folder()), TR_EINPUT);
     json_decref(all);
@@ -303,7 +320,8 @@ static void raw_bytes(void **state)
 
 static void bad_text(void **state)
 {
-    static const char *const bad[] = { "ab\xff", "ab\xc0\x80", "ab\xed\xa0\x80", "ab\xf4\x90\x80\x80", "ab\xe2\x82", "ab\x80", "ab\xf0\x80\x80\x80" };
+    static const char *const bad[] = { "ab\xff", "ab\xc0\x80", "ab\xed\xa0\x80", "ab\xf4\x90\x80\x80", "ab\xe2\x82",
+        "ab\x80", "ab\xf0\x80\x80\x80" };
     json_t *all = load("sentence.json");
     struct tr_tokenizer *t;
     struct tr_tokens out = { 0 };
@@ -334,9 +352,12 @@ static void bad_metadata(void **state)
     json_t *all = load("byte_level.json"), *good = gguf_of(json_object_get(all, "base"), "gpt-2"), *m;
     struct tr_tokenizer *t;
     static const struct { const char *key, *value, *says; } wrong[] = {
-        { "model", "\"bert\"", "model.tokenizer" }, { "model", "3", "model.tokenizer" }, { "pre", "\"tekken\"", "tokenizer.ggml.pre" }, { "tokens", "[]", "tokenizer.ggml.tokens" },
-        { "tokens", "{}", "tokenizer.ggml.tokens" }, { "token_type", "[1]", "token_type" }, { "merges", "3", "merges" }, { "merges", "[\"ab\"]", "merges" },
-        { "merges", "[\"zz zz\"]", "merges" }, { "merges", "[7]", "merges" }, { "merges", "[\"\"]", "merges" }, { "eos_token_id", "100000", "vocabulary" }, { "eos_token_id", "-3", "eos_token_id" },
+        { "model", "\"bert\"", "model.tokenizer" }, { "model", "3", "model.tokenizer" }, { "pre", "\"tekken\"",
+            "tokenizer.ggml.pre" }, { "tokens", "[]", "tokenizer.ggml.tokens" },
+        { "tokens", "{}", "tokenizer.ggml.tokens" }, { "token_type", "[1]", "token_type" }, { "merges", "3",
+            "merges" }, { "merges", "[\"ab\"]", "merges" },
+        { "merges", "[\"zz zz\"]", "merges" }, { "merges", "[7]", "merges" }, { "merges", "[\"\"]", "merges" },
+            { "eos_token_id", "100000", "vocabulary" }, { "eos_token_id", "-3", "eos_token_id" },
         { "bos_token_id", "99999999999", "bos_token_id" }, { "model", "\"llama\"", "scores" } };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char key[64];
@@ -387,8 +408,10 @@ static void fuzz(void **state)
     snprintf(path, sizeof path, "%s/fuzz.json", test_folder());
     for (int kind = 0; kind < 4; kind++) { /* tokenizer.json and metadata of both models */
         json_t *all = load(files[kind & 1]), *base = json_object_get(all, "base");
-        json_t *whole = kind < 2 ? json_incref(base) : kind == 2 ? gguf_of(base, "smollm") : json_incref(json_object_get(all, "meta"));
-        if (kind < 2) json_object_set(base, "pre_tokenizer", json_object_get(json_array_get(json_object_get(all, "variants"), 1), "pre_tokenizer"));
+        json_t *whole = kind < 2 ? json_incref(base) : kind == 2 ? gguf_of(base, "smollm")
+            : json_incref(json_object_get(all, "meta"));
+        if (kind < 2) json_object_set(base, "pre_tokenizer", json_object_get(json_array_get(json_object_get(all,
+            "variants"), 1), "pre_tokenizer"));
         char *text = json_dumps(whole, 0);
         size_t n = strlen(text);
         for (int i = 0; i < 250; i++) {
@@ -418,7 +441,8 @@ static void fuzz(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(byte_level), cmocka_unit_test(byte_level_gguf), cmocka_unit_test(sentence_json), cmocka_unit_test(sentence_gguf), cmocka_unit_test(neighbours),
+        cmocka_unit_test(byte_level), cmocka_unit_test(byte_level_gguf), cmocka_unit_test(sentence_json),
+            cmocka_unit_test(sentence_gguf), cmocka_unit_test(neighbours),
         cmocka_unit_test(hostile_expression), cmocka_unit_test(raw_bytes),
         cmocka_unit_test(bad_text), cmocka_unit_test(bad_metadata), cmocka_unit_test(fuzz), cmocka_unit_test(real_model) };
     tests_folder = argc > 1 ? argv[1] : "tests";
