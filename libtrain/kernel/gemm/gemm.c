@@ -3,10 +3,14 @@
 #include "libtrain/kernel/gemm/impl.h"
 #include "libtrain/kernel/kernel.h"
 #include "train_config.h"
-#include <inttypes.h>
+#include <stdlib.h>
 #include <time.h>
 
+/* Every implementation that was built; the order for tests and benchmarks, who may begin it at the one in TR_GEMM. */
 const struct tr_gemm_impl *const tr_gemm_list[] = {
+#if HAVE_X86
+    &tr_gemm_packed,
+#endif
 #if HAVE_ONEDNN
     &tr_gemm_onednn,
 #endif
@@ -17,29 +21,49 @@ const struct tr_gemm_impl *const tr_gemm_list[] = {
     NULL,
 };
 
-enum { DW_SEGMENT = 512 /* tokens; part of what a dW's bits mean */, TILE_ROWS = 256 /* weight rows widened at a time */ };
+enum { DW_SEGMENT = 512 }; /* tokens; part of what the bits of a dW mean where the sum's cutting shows in them */
+
+const struct tr_gemm_impl *tr_gemm_choose(const struct tr_product *p)
+{
+    const struct tr_gemm_impl *const *g = tr_gemm_list;
+    const char *begin = getenv("TR_GEMM");
+#if HAVE_ONEDNN && HAVE_X86
+    /* Our own products do not use AMX tiles. */
+    if (!begin && tr_cpu().amx_bf16 && p->a.dtype == TR_BF16 && p->b.dtype == TR_BF16) begin = "onednn";
+#endif
+    for (const struct tr_gemm_impl *const *i = g; begin && *i; i++)
+        if (!strcmp((*i)->name, begin)) g = i;
+    while (!(*g)->takes(p)) g++;
+    return *g;
+}
 
 size_t tr_gemm_scratch(void)
 {
     size_t bytes = 0;
-    for (const struct tr_gemm_impl *const *g = tr_gemm_list; *g; g++) if ((*g)->held) bytes += (*g)->held();
+    for (const struct tr_gemm_impl *const *g = tr_gemm_list; *g; g++) {
+        bool used = false;
+        for (int t = 0; t < 2; t++) {
+            enum tr_dtype d = t ? TR_BF16 : TR_F32;
+            struct tr_product p = { .m = 64, .n = 64, .k = 64, .alpha = 1, .a = { .dtype = d }, .b = { .dtype = d }, .c_dtype = d };
+            used |= tr_gemm_choose(&p) == *g;
+        }
+        if (used && (*g)->held) bytes += (*g)->held();
+    }
     return bytes;
 }
 
 bool tr_gemm_has_bf16(void)
 {
     struct tr_cpu cpu = tr_cpu();
-    return HAVE_ONEDNN && (cpu.avx512_bf16 || cpu.amx_bf16);
+    return (HAVE_X86 && cpu.avx512 && cpu.avx512_bf16) || (HAVE_ONEDNN && cpu.amx_bf16);
 }
 
-int tr_gemm_run(const struct tr_product *p)
+static int run(const struct tr_product *p)
 {
     static bool counted;
     if (!counted) tr_mem_count(TR_WORKSPACE, (int64_t)tr_gemm_scratch());
     counted = true;
-    const struct tr_gemm_impl *const *g = tr_gemm_list;
-    while (!(*g)->takes(p)) g++;
-    return (*g)->run(p, tr_mem_is_dry());
+    return tr_gemm_choose(p)->run(p, tr_mem_is_dry());
 }
 
 static int bad(const char *op, const char *why, const struct tr_tensor *y, const struct tr_tensor *a, const struct tr_tensor *b)
@@ -50,10 +74,13 @@ static int bad(const char *op, const char *why, const struct tr_tensor *y, const
 }
 
 static bool is_float(const struct tr_tensor *t) { return t->dtype == TR_F32 || t->dtype == TR_BF16; }
+static bool is_weight(const struct tr_tensor *t) { return is_float(t) || (t->dtype == TR_INT8 && t->quant.group > 0); }
 
 static struct tr_operand operand(const struct tr_tensor *t, bool transposed)
 {
-    return (struct tr_operand){ .data = t->data, .dtype = t->dtype, .ld = t->ld, .transposed = transposed };
+    int64_t group = t->quant.group > 0 ? t->quant.group : 1;
+    return (struct tr_operand){ .data = t->data, .dtype = t->dtype, .ld = t->ld, .transposed = transposed,
+                                .scale = t->quant.scale, .group = group, .groups = (tr_cols(t) + group - 1) / group };
 }
 
 static struct tr_product product(struct tr_tensor *c, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb, bool acc)
@@ -62,12 +89,11 @@ static struct tr_product product(struct tr_tensor *c, const struct tr_tensor *a,
                                 .a = operand(a, ta), .b = operand(b, tb), .c = c->data, .c_dtype = c->dtype, .c_ld = c->ld };
 }
 
-/* Widens rows of w into a dense tile of the compute type, taken from the arena. */
-static int widen(struct tr_tensor *tile, const struct tr_tensor *w, int64_t begin, int64_t n, enum tr_dtype dtype)
+/* A sum of nothing. */
+static int empty(struct tr_tensor *c, float beta)
 {
-    TR_TRY(tr_tensor_arena(tile, TR_WORKSPACE, dtype, TR_DIMS(n, tr_cols(w)), 0));
-    struct tr_tensor rows = tr_rows_view(w, begin, n);
-    if (!tr_mem_is_dry()) tr_kernels()->copy(tile, &rows);
+    if (tr_count(c) > 0 && beta == 0) tr_kernels()->fill(c, 0);
+    else if (tr_count(c) > 0 && beta != 1) tr_kernels()->scale(c, beta);
     return TR_OK;
 }
 
@@ -75,56 +101,36 @@ int tr_gemm_forward(struct tr_tensor *y_NO, const struct tr_tensor *x_NC, const 
 {
     if (tr_rows(y_NO) != tr_rows(x_NC) || tr_cols(y_NO) != tr_rows(w_OC) || tr_cols(x_NC) != tr_cols(w_OC))
         return bad("gemm forward", "shapes do not match", y_NO, x_NC, w_OC);
-    if (!is_float(x_NC) || !is_float(y_NO)) return bad("gemm forward", "types do not match", y_NO, x_NC, w_OC);
-    if (tr_count(y_NO) == 0 || tr_cols(x_NC) == 0) return TR_OK;
-    if (w_OC->dtype == x_NC->dtype) {
-        struct tr_product p = product(y_NO, x_NC, false, w_OC, true, acc);
-        return tr_gemm_run(&p);
-    }
-    for (int64_t o = 0; o < tr_rows(w_OC); o += TILE_ROWS) {
-        int64_t n = tr_rows(w_OC) - o < TILE_ROWS ? tr_rows(w_OC) - o : TILE_ROWS;
-        struct tr_tensor tile, part = tr_cols_view(y_NO, o, n);
-        TR_TRY(widen(&tile, w_OC, o, n, x_NC->dtype));
-        struct tr_product p = product(&part, x_NC, false, &tile, true, acc);
-        int rc = tr_gemm_run(&p);
-        tr_tensor_release(&tile);
-        TR_TRY(rc);
-    }
-    return TR_OK;
+    if (!is_float(x_NC) || !is_float(y_NO) || !is_weight(w_OC)) return bad("gemm forward", "types do not match", y_NO, x_NC, w_OC);
+    struct tr_product p = product(y_NO, x_NC, false, w_OC, true, acc);
+    return p.m && p.n && p.k ? run(&p) : empty(y_NO, acc);
 }
 
 int tr_gemm_dx(struct tr_tensor *dx_NC, const struct tr_tensor *dy_NO, const struct tr_tensor *w_OC, bool acc)
 {
     if (tr_rows(dx_NC) != tr_rows(dy_NO) || tr_cols(dy_NO) != tr_rows(w_OC) || tr_cols(dx_NC) != tr_cols(w_OC))
         return bad("gemm dx", "shapes do not match", dx_NC, dy_NO, w_OC);
-    if (!is_float(dx_NC) || !is_float(dy_NO)) return bad("gemm dx", "types do not match", dx_NC, dy_NO, w_OC);
-    if (tr_count(dx_NC) == 0 || tr_cols(dy_NO) == 0) return TR_OK;
-    if (w_OC->dtype == dy_NO->dtype) {
-        struct tr_product p = product(dx_NC, dy_NO, false, w_OC, false, acc);
-        return tr_gemm_run(&p);
-    }
-    struct tr_tensor tile;    /* the whole sum over O in one product, else a bf16 dx would be rounded once per tile */
-    TR_TRY(widen(&tile, w_OC, 0, tr_rows(w_OC), dy_NO->dtype));
-    struct tr_product p = product(dx_NC, dy_NO, false, &tile, false, acc);
-    int rc = tr_gemm_run(&p);
-    tr_tensor_release(&tile);
-    return rc;
+    if (!is_float(dx_NC) || !is_float(dy_NO) || !is_weight(w_OC)) return bad("gemm dx", "types do not match", dx_NC, dy_NO, w_OC);
+    struct tr_product p = product(dx_NC, dy_NO, false, w_OC, false, acc);
+    return p.m && p.n && p.k ? run(&p) : empty(dx_NC, acc);
 }
 
 int tr_gemm_dw(struct tr_tensor *dw_OC, const struct tr_tensor *dy_NO, const struct tr_tensor *x_NC, bool acc)
 {
-    if (tr_rows(dw_OC) != tr_cols(dy_NO) || tr_rows(dy_NO) != tr_rows(x_NC) || tr_cols(dw_OC) != tr_cols(x_NC))
+    int64_t tokens = tr_rows(x_NC);
+    if (tr_rows(dw_OC) != tr_cols(dy_NO) || tr_rows(dy_NO) != tokens || tr_cols(dw_OC) != tr_cols(x_NC))
         return bad("gemm dw", "shapes do not match", dw_OC, dy_NO, x_NC);
     if (dw_OC->dtype != TR_F32 || !is_float(x_NC) || x_NC->dtype != dy_NO->dtype)
         return bad("gemm dw", "types do not match", dw_OC, dy_NO, x_NC);
-    if (tr_count(dw_OC) == 0) return TR_OK;
-    for (int64_t i = 0; i < tr_rows(x_NC); i += DW_SEGMENT) {
-        int64_t n = tr_rows(x_NC) - i < DW_SEGMENT ? tr_rows(x_NC) - i : DW_SEGMENT;
+    struct tr_product p = product(dw_OC, dy_NO, true, x_NC, false, acc);
+    if (!p.m || !p.n || !p.k) return empty(dw_OC, acc);
+    int64_t segment = tr_gemm_choose(&p)->any_cut ? tokens : DW_SEGMENT;
+    for (int64_t i = 0; i < tokens; i += segment) {
+        int64_t n = tokens - i < segment ? tokens - i : segment;
         struct tr_tensor dy = tr_rows_view(dy_NO, i, n), x = tr_rows_view(x_NC, i, n);
-        struct tr_product p = product(dw_OC, &dy, true, &x, false, acc || i > 0);
-        TR_TRY(tr_gemm_run(&p));
+        p = product(dw_OC, &dy, true, &x, false, acc || i > 0);
+        TR_TRY(run(&p));
     }
-    if (tr_rows(x_NC) == 0 && !acc && !tr_mem_is_dry()) tr_kernels()->fill(dw_OC, 0);
     return TR_OK;
 }
 
@@ -134,15 +140,10 @@ int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, 
     if (c_MN->dtype != TR_F32 || a->dtype != TR_F32 || b->dtype != TR_F32) return bad("gemm f32", "types do not match", c_MN, a, b);
     if (m != tr_rows(c_MN) || k != (tb ? tr_cols(b) : tr_rows(b)) || tr_cols(c_MN) != (tb ? tr_rows(b) : tr_cols(b)))
         return bad("gemm f32", "shapes do not match", c_MN, a, b);
-    if (tr_count(c_MN) == 0) return TR_OK;
-    if (k == 0) {
-        if (!tr_mem_is_dry()) tr_kernels()->scale(c_MN, beta);
-        return TR_OK;
-    }
     struct tr_product p = product(c_MN, a, ta, b, tb, false);
     p.alpha = alpha;
     p.beta = beta;
-    return tr_gemm_run(&p);
+    return p.m && p.n && p.k ? run(&p) : empty(c_MN, beta);
 }
 
 double tr_gemm_rate(enum tr_dtype dtype, int64_t n, int64_t o, int64_t c)

@@ -30,11 +30,11 @@ static inline __attribute__((always_inline)) vf v_madd(vf acc, const tr_word *a,
 }
 
 static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
-    int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps, const int nv, const int pairs)
+    int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps, const int rows, const int nv, const int pairs)
 {
     vf acc[BLOCK_ROWS][3];
 #pragma GCC unroll 8
-    for (int r = 0; r < BLOCK_ROWS; r++)
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) acc[r][v] = load ? v_load(c + r * ldc + v * LANES) : v_zero();
     for (int64_t s = 0; s < steps; s++) {
@@ -42,34 +42,44 @@ static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, b
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) bv[v] = v_load((const float *)(b + s * ldb) + v * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < BLOCK_ROWS; r++)
+        for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
             for (int v = 0; v < nv; v++) acc[r][v] = v_madd(acc[r][v], a + r * a_row + s * a_step, bv[v], pairs);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < BLOCK_ROWS; r++)
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < nv; v++) v_store(c + r * ldc + v * LANES, acc[r][v]);
 }
 
 /* One copy of each form, kept out of line: with strides known to the compiler gcc 12 makes slower loops of them. */
-#define BLOCK_FORM(name, nv, pairs) \
-    static __attribute__((noinline, unused)) void name(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, \
+typedef void block_form(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, int64_t a_step, const tr_word *b,
+                        int64_t ldb, int64_t steps);
+#define BLOCK_FORM(name, rows, nv, pairs) \
+    static __attribute__((noinline)) void name(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, \
         int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps) \
-    { block(c, ldc, load, a, a_row, a_step, b, ldb, steps, nv, pairs); }
-BLOCK_FORM(block_1, 1, 0)
-BLOCK_FORM(block_2, 2, 0)
-BLOCK_FORM(block_3, 3, 0)
+    { block(c, ldc, load, a, a_row, a_step, b, ldb, steps, rows, nv, pairs); }
+#define BLOCK_FORMS(name, pairs) \
+    BLOCK_FORM(name##_row_1, 1, 1, pairs) BLOCK_FORM(name##_row_2, 1, 2, pairs) BLOCK_FORM(name##_row_3, 1, 3, pairs) \
+    BLOCK_FORM(name##_half_1, BLOCK_ROWS / 2, 1, pairs) BLOCK_FORM(name##_half_2, BLOCK_ROWS / 2, 2, pairs) \
+    BLOCK_FORM(name##_half_3, BLOCK_ROWS / 2, 3, pairs) \
+    BLOCK_FORM(name##_1, BLOCK_ROWS, 1, pairs) BLOCK_FORM(name##_2, BLOCK_ROWS, 2, pairs) BLOCK_FORM(name##_3, BLOCK_ROWS, 3, pairs)
+#define BLOCK_TABLE(name) { { name##_row_1, name##_row_2, name##_row_3 }, { name##_half_1, name##_half_2, name##_half_3 }, \
+                            { name##_1, name##_2, name##_3 } }
+BLOCK_FORMS(single, 0)
 #if defined(__AVX512BF16__)
-BLOCK_FORM(pairs_1, 1, 1)
-BLOCK_FORM(pairs_2, 2, 1)
-BLOCK_FORM(pairs_3, 3, 1)
-static void (*const block_forms[2][4])(float *, int64_t, bool, const tr_word *, int64_t, int64_t, const tr_word *, int64_t,
-                                       int64_t) = { { NULL, block_1, block_2, block_3 }, { NULL, pairs_1, pairs_2, pairs_3 } };
+BLOCK_FORMS(pair, 1)
+static block_form *const block_forms[2][3][3] = { BLOCK_TABLE(single), BLOCK_TABLE(pair) };
 #else
-static void (*const block_forms[1][4])(float *, int64_t, bool, const tr_word *, int64_t, int64_t, const tr_word *, int64_t,
-                                       int64_t) = { { NULL, block_1, block_2, block_3 } };
+static block_form *const block_forms[1][3][3] = { BLOCK_TABLE(single) };
 #endif
+
+/* Rows of the smallest form that holds n, and the form. */
+static inline int64_t form_rows(int64_t n) { return n == 1 ? 1 : n <= BLOCK_ROWS / 2 ? BLOCK_ROWS / 2 : BLOCK_ROWS; }
+static inline block_form *form(int pairs, int64_t rows, int64_t nv)
+{
+    return block_forms[pairs][rows == 1 ? 0 : rows <= BLOCK_ROWS / 2 ? 1 : 2][nv - 1];
+}
 
 /* rows is a multiple of BLOCK_ROWS. */
 static inline void product(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
@@ -78,7 +88,7 @@ static inline void product(float *c, int64_t ldc, bool load, const tr_word *a, i
     for (int64_t v = 0; v < nv;) {
         int64_t n = nv - v == 4 || nv - v == 2 ? 2 : nv - v == 1 ? 1 : 3;    /* 4 as 2 + 2: an odd vector wastes loads */
         for (int64_t r = 0; r < rows; r += BLOCK_ROWS)
-            block_forms[pairs][n](c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb, steps);
+            form(pairs, BLOCK_ROWS, n)(c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb, steps);
         v += n;
     }
 }

@@ -1,0 +1,356 @@
+/* Packed matrix products; compiled once for AVX2 (f32) and once for AVX-512 (f32, and bf16 in pairs).
+ *
+ * Every element is one f32 sum over k in order (with bf16 over pairs of k), and adding into c continues that sum. So bits
+ * do not depend on threads, tiles, row strides or how rows and columns are cut; sums over tokens may be cut anywhere
+ * (at even tokens with bf16). Two orders of loops:
+ *   by columns   a thread packs some panels of b and walks down the rows of a, which are read in place: forward and dX.
+ *                b is the weight: types are widened, and int8 is scaled, while it is packed, once per call
+ *   by rows      when a is transposed (dW): all threads pack b, then each packs some rows of a and walks along b
+ * K is cut in blocks that fit the second cache; c holds the sum in between, or `acc` where c is not f32. */
+#include "libtrain/base/mem.h"
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/gemm/impl.h"
+#include "libtrain/kernel/kernel.h"
+#include "libtrain/kernel/x86/block.h"
+#include <math.h>
+#include <omp.h>
+
+enum { COLS = 3 * LANES,          /* of a panel */
+       KWORDS = 1024,             /* of a block of K */
+       GROUP_WORDS = 64 << 10,    /* of packed b that a thread holds, by columns */
+       CHUNK_ROWS = 512,          /* of acc, by columns */
+       SHARED_WORDS = 768 << 10,  /* of packed b, by rows */
+       ROWS_WORDS = 64 << 10 };   /* of packed a that a thread holds, by rows */
+
+struct shape {
+    const struct tr_product *p;
+    int pack;                        /* elements of a word: 2 bf16 or 1 f32 */
+    int64_t block, blocks;           /* elements of a block of K, and how many */
+    int64_t panels;
+    bool in_place;                   /* a's rows can be read where they are */
+    bool sums_in_c;                  /* c is f32 and takes the running sum */
+};
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+/* ---- packing */
+
+/* Columns [c, c + n) of a stored row as the compute type: bf16 when pack is 2, else f32. */
+static void fetch(void *to, const struct tr_operand *o, int64_t row, int64_t c, int64_t n, int pack)
+{
+    int64_t i = 0, at = row * o->ld + c;
+    float *f = to;
+    uint16_t *h = to;
+    if (pack == 2 && o->dtype == TR_BF16) memcpy(to, (const uint16_t *)o->data + at, (size_t)n * 2);
+    else if (pack == 1 && o->dtype == TR_F32) memcpy(to, (const float *)o->data + at, (size_t)n * 4);
+    else if (o->dtype == TR_BF16) {
+        const uint16_t *x = (const uint16_t *)o->data + at;
+        for (; i + LANES <= n; i += LANES) v_store(f + i, v_load_bf16(x + i));
+        for (; i < n; i++) f[i] = tr_bf16_to_f32(x[i]);
+    } else if (o->dtype == TR_F32) {
+        const float *x = (const float *)o->data + at;
+        for (; i + LANES <= n; i += LANES) v_store_bf16(h + i, v_load(x + i));
+        for (; i < n; i++) h[i] = tr_f32_to_bf16(x[i]);
+    } else {
+        const int8_t *x = (const int8_t *)o->data + at;
+        const float *scale = o->scale + row * o->groups;
+        while (i < n) {
+            int64_t end = least(n, ((c + i) / o->group + 1) * o->group - c);
+            float s = scale[(c + i) / o->group];
+            for (; i + LANES <= end; i += LANES) {
+                vf y = v_mul(v_load_int8(x + i), v_set(s));
+                if (pack == 2) v_store_bf16(h + i, y);
+                else v_store(f + i, y);
+            }
+            for (; i < end; i++) {
+                if (pack == 2) h[i] = tr_f32_to_bf16(s * x[i]);
+                else f[i] = s * x[i];
+            }
+        }
+    }
+}
+
+static bool is_native(const struct tr_operand *o, int pack) { return o->dtype == (pack == 2 ? TR_BF16 : TR_F32); }
+static const char *stored(const struct tr_operand *o, int64_t row, int64_t c) { return (const char *)o->data + (row * o->ld + c) * (int64_t)tr_dtype_size(o->dtype); }
+
+/* n words out of two stored rows, word i holding element i of both (pack 2; high NULL gives zeros), or a copy of one. */
+static inline void weave(tr_word *w, const void *low, const void *high, int64_t n, int pack)
+{
+    if (pack == 1) {
+        memcpy(w, low, (size_t)n * 4);
+        return;
+    }
+    const uint16_t *a = low, *b = high;
+    for (int64_t i = 0; i < n; i++) w[i] = (uint32_t)a[i] | (b ? (uint32_t)b[i] << 16 : 0);
+}
+
+/* One vector of words of a full panel. */
+static inline __attribute__((always_inline)) vi weave_lanes(const void *low, const void *high, int64_t i, const int pack)
+{
+    if (pack == 1) return v_load_int((const int32_t *)low + i);
+#if defined(__AVX512F__)
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)((const uint16_t *)low + i)));
+    return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(x, _mm256_loadu_si256((const __m256i *)((const uint16_t *)high + i)), 1));
+#else
+    __builtin_unreachable();    /* pairs are an AVX-512 form */
+#endif
+}
+
+static inline void store_lanes(tr_word *w, vi x)
+{
+#if defined(__AVX512F__)
+    _mm512_storeu_si512(w, x);
+#else
+    _mm256_storeu_si256((__m256i *)w, x);
+#endif
+}
+
+/* `cols` words, all in whole panels of b or of a, out of one or two stored rows. */
+static inline __attribute__((always_inline)) void weave_panels(tr_word *w, int64_t width, int64_t stride, const void *low,
+                                                               const void *high, int64_t cols, const int pack)
+{
+    if (width == COLS) {
+        for (int64_t j = 0; j < cols; j += COLS)
+            for (int64_t i = 0; i < COLS; i += LANES) store_lanes(w + j / COLS * stride + i, weave_lanes(low, high, j + i, pack));
+        return;
+    }
+    for (int64_t j = 0; j < cols; j += LANES) {    /* a: a vector is two panels of BLOCK_ROWS words */
+        vi x = weave_lanes(low, high, j, pack);
+#if defined(__AVX512F__)
+        _mm256_storeu_si256((__m256i *)(w + j / BLOCK_ROWS * stride), _mm512_castsi512_si256(x));
+        _mm256_storeu_si256((__m256i *)(w + (j / BLOCK_ROWS + 1) * stride), _mm512_extracti64x4_epi64(x, 1));
+#else
+        _mm_storeu_si128((__m128i *)(w + j / BLOCK_ROWS * stride), _mm256_castsi256_si128(x));
+        _mm_storeu_si128((__m128i *)(w + (j / BLOCK_ROWS + 1) * stride), _mm256_extracti128_si256(x, 1));
+#endif
+    }
+}
+
+/* Stored rows are k (n of them from k0): panels of `width` columns from c on, each ceil(n / pack) rows of `width` words;
+ * columns past `cols` are zeros. width is COLS, BLOCK_ROWS, or what a last narrow panel has. */
+static void pack_by_rows(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c, int64_t cols, int pack)
+{
+    int64_t words = (n + pack - 1) / pack, unit = width == BLOCK_ROWS ? LANES : width;
+    uint32_t wide[2][240];
+    for (int64_t k = 0; k < n; k += pack) {
+        for (int64_t part = 0; part < cols; part += 240) {
+            int64_t some = least(cols - part, 240), whole = width == COLS || width == BLOCK_ROWS ? some / unit * unit : 0;
+            const void *row[2] = { stored(o, k0 + k, c + part), pack == 2 && k + 1 < n ? stored(o, k0 + k + 1, c + part) : NULL };
+            for (int i = 0; i < 2 && !is_native(o, pack); i++) {
+                if (!row[i]) continue;
+                fetch(wide[i], o, k0 + k + i, c + part, some, pack);
+                row[i] = wide[i];
+            }
+            if (pack == 2 && !row[1]) whole = 0;
+            tr_word *w = to + part * words + k / pack * width;
+            if (pack == 1) weave_panels(w, width, words * width, row[0], NULL, whole, 1);
+            else weave_panels(w, width, words * width, row[0], row[1], whole, 2);
+            for (int64_t j = whole; j < some; j += width) {
+                int64_t m = least(width, some - j);
+                size_t skip = (size_t)j * (pack == 2 ? 2 : 4);
+                weave(w + j * words, (const char *)row[0] + skip, row[1] ? (const char *)row[1] + skip : NULL, m, pack);
+                if (m < width) memset(w + j * words + m, 0, (size_t)(width - m) * 4);
+            }
+        }
+    }
+}
+
+/* Stored rows are columns of b: the panel of `width` columns from c, of which `cols` exist, k in [k0, k0 + n). */
+static void pack_by_columns(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c, int64_t cols, int pack)
+{
+    int64_t words = (n + pack - 1) / pack, whole = is_native(o, pack) ? n / pack / 8 * 8 : 0;
+    float rows[8 * 64], turned[8 * 64];
+    for (int64_t j = 0; j < width; j += 8) {
+        bool direct = whole && j + 8 <= cols && o->ld % pack == 0;
+        if (direct) transpose((float *)to + j, width, (const float *)(const void *)stored(o, c + j, k0), o->ld / pack, 8, whole);
+        for (int64_t k = direct ? whole : 0; k < words; k += 64) {
+            int64_t some = least(words - k, 64), elements = least(n - k * pack, 64 * pack);
+            memset(rows, 0, sizeof rows);
+            for (int64_t r = 0; r < 8 && j + r < cols; r++) fetch(rows + r * 64, o, c + j + r, k0 + k * pack, elements, pack);
+            transpose(turned, 8, rows, 64, 8, 64);
+            for (int64_t i = 0; i < some; i++) memcpy(to + (k + i) * width + j, turned + i * 8, 32);
+        }
+    }
+}
+
+static int64_t panel_width(const struct shape *s, int64_t panel) { return least(COLS, up(s->p->n - panel * COLS, LANES)); }
+
+/* Panels of b one after another; only the last of all may be narrow. */
+static void pack_panels(tr_word *to, const struct shape *s, int64_t panel, int64_t panels, int64_t k0, int64_t n)
+{
+    int64_t whole = least(panels, s->p->n / COLS - panel), words = (n + s->pack - 1) / s->pack;
+    if (!s->p->b.transposed && whole > 0) pack_by_rows(to, COLS, &s->p->b, k0, n, panel * COLS, whole * COLS, s->pack);
+    for (int64_t g = s->p->b.transposed || whole < 0 ? 0 : whole; g < panels; g++) {
+        int64_t c = (panel + g) * COLS, cols = least(COLS, s->p->n - c), width = panel_width(s, panel + g);
+        if (s->p->b.transposed) pack_by_columns(to + g * words * COLS, width, &s->p->b, k0, n, c, cols, s->pack);
+        else pack_by_rows(to + g * words * COLS, width, &s->p->b, k0, n, c, cols, s->pack);
+    }
+}
+
+/* ---- one block of c */
+
+/* c = alpha sum + beta c for a corner of a block whose sums are in t. */
+static void finish(const struct tr_product *p, const float *t, int64_t ldt, int64_t i, int64_t j, int64_t rows, int64_t cols)
+{
+    vf alpha = v_set(p->alpha), beta = v_set(p->beta);
+    for (int64_t r = 0; r < rows; r++) {
+        float *f = (float *)p->c + (i + r) * p->c_ld + j;
+        uint16_t *h = (uint16_t *)p->c + (i + r) * p->c_ld + j;
+        int64_t n = 0;
+        for (; n + LANES <= cols; n += LANES) {
+            vf y = v_mul(v_load(t + r * ldt + n), alpha);
+            if (p->c_dtype == TR_F32) v_store(f + n, p->beta != 0 ? v_fma(v_load(f + n), beta, y) : y);
+            else v_store_bf16(h + n, p->beta != 0 ? v_fma(v_load_bf16(h + n), beta, y) : y);
+        }
+        for (; n < cols; n++) {
+            float y = t[r * ldt + n] * p->alpha;
+            if (p->c_dtype == TR_F32) f[n] = p->beta != 0 ? fmaf(f[n], p->beta, y) : y;
+            else h[n] = tr_f32_to_bf16(p->beta != 0 ? fmaf(tr_bf16_to_f32(h[n]), p->beta, y) : y);
+        }
+    }
+}
+
+static void move(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows, int64_t cols)
+{
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * ldt, from + r * ldf, (size_t)cols * sizeof *to);
+}
+
+/* Up to BLOCK_ROWS rows of a panel of c at (i, j) over block kb of K. acc: where sums wait that c cannot hold, row stride COLS. */
+static void one_block(const struct shape *s, const tr_word *a, int64_t a_row, int64_t a_step, const tr_word *b, int64_t i,
+                      int64_t panel, int64_t kb, int64_t words, float *acc)
+{
+    const struct tr_product *p = s->p;
+    int64_t j = panel * COLS, rows = least(BLOCK_ROWS, p->m - i), cols = least(COLS, p->n - j), width = panel_width(s, panel);
+    float tile[BLOCK_ROWS * COLS], *c = (float *)p->c + i * p->c_ld + j;
+    bool load = kb > 0 || (s->sums_in_c && p->beta != 0), last = kb == s->blocks - 1;
+    if (s->sums_in_c && rows == form_rows(rows) && cols == width) {
+        form(s->pack - 1, rows, width / LANES)(c, p->c_ld, load, a, a_row, a_step, b, width, words);
+        return;
+    }
+    float *t = s->sums_in_c || s->blocks == 1 ? tile : acc;
+    if (s->sums_in_c && load) {
+        memset(tile, 0, sizeof tile);
+        move(tile, COLS, c, p->c_ld, rows, cols);
+    }
+    form(s->pack - 1, rows, width / LANES)(t, COLS, load, a, a_row, a_step, b, width, words);
+    if (s->sums_in_c) move(c, p->c_ld, tile, COLS, rows, cols);
+    else if (last) finish(p, t, COLS, i, j, rows, cols);
+}
+
+/* ---- by columns */
+
+struct by_columns { int64_t group, rows, groups, chunks; size_t b, a, acc; /* bytes of a thread */ };
+
+static struct by_columns plan_columns(const struct shape *s, int threads)
+{
+    struct by_columns y = { .rows = s->p->m };
+    int64_t panel_words = up(s->block / s->pack + 1, 8) * COLS;
+    y.group = least(s->panels, GROUP_WORDS / panel_words > 1 ? GROUP_WORDS / panel_words : 1);
+    while (y.group > 1 && (s->panels + y.group - 1) / y.group < 4 * threads) y.group--;
+    y.groups = (s->panels + y.group - 1) / y.group;
+    while (y.rows > 64 && y.groups * ((s->p->m + y.rows - 1) / y.rows) < 2 * threads) y.rows = up(y.rows / 2, BLOCK_ROWS);
+    if (s->blocks > 1 && !s->sums_in_c) y.rows = least(y.rows, CHUNK_ROWS), y.acc = (size_t)(up(y.rows, BLOCK_ROWS) * y.group * COLS) * 4;
+    y.chunks = (s->p->m + y.rows - 1) / y.rows;
+    y.b = (size_t)(panel_words * y.group) * 4;
+    y.a = (size_t)(BLOCK_ROWS * up(s->block / s->pack + 1, 16)) * 4;
+    return y;
+}
+
+static void columns_task(const struct shape *s, const struct by_columns *y, int64_t task, char *own)
+{
+    const struct tr_product *p = s->p;
+    int64_t panel0 = task % y->groups * y->group, panels = least(y->group, s->panels - panel0);
+    int64_t begin = task / y->groups * y->rows, end = least(p->m, begin + y->rows), a_words = up(s->block / s->pack + 1, 16);
+    tr_word *b = (tr_word *)own, *a_copy = (tr_word *)(own + y->b);
+    float *acc = (float *)(own + y->b + y->a);
+    for (int64_t kb = 0; kb < s->blocks; kb++) {
+        int64_t k0 = kb * s->block, n = least(s->block, p->k - k0), words = (n + s->pack - 1) / s->pack, stride = words * COLS;
+        pack_panels(b, s, panel0, panels, k0, n);
+        for (int64_t i = begin; i < end; i += BLOCK_ROWS) {
+            const tr_word *a = (const tr_word *)(const void *)stored(&p->a, i, k0);
+            int64_t a_row = p->a.ld / s->pack;
+            int64_t rows = form_rows(least(BLOCK_ROWS, p->m - i));
+            if (!s->in_place || i + rows > p->m) {
+                for (int64_t r = 0; r < rows; r++) {
+                    a_copy[r * a_words + words - 1] = 0;    /* the second half of an odd last pair */
+                    if (i + r < p->m) fetch(a_copy + r * a_words, &p->a, i + r, k0, n, s->pack);
+                    else memset(a_copy + r * a_words, 0, (size_t)words * 4);
+                }
+                a = a_copy, a_row = a_words;
+            }
+            for (int64_t g = 0; g < panels; g++)
+                one_block(s, a, a_row, 1, b + g * stride, i, panel0 + g, kb, words, acc + ((i - begin) * y->group + g * BLOCK_ROWS) * COLS);
+        }
+    }
+}
+
+static int run_columns(const struct shape *s, bool dry)
+{
+    int threads = omp_get_max_threads();
+    struct by_columns y = plan_columns(s, threads);
+    size_t each = (y.b + y.a + y.acc + 4095) / 4096 * 4096;
+    void *work;
+    TR_TRY(tr_arena_alloc(&work, each * (size_t)threads, TR_WORKSPACE));
+    if (!dry) {
+#pragma omp parallel for schedule(dynamic)
+        for (int64_t task = 0; task < y.groups * y.chunks; task++)
+            columns_task(s, &y, task, (char *)work + each * (size_t)omp_get_thread_num());
+    }
+    tr_arena_free(work, TR_WORKSPACE);
+    return TR_OK;
+}
+
+/* ---- by rows */
+
+static void rows_task(const struct shape *s, const tr_word *b, tr_word *a, int64_t begin, int64_t end, int64_t panel0,
+                      int64_t panels, int64_t kb)
+{
+    const struct tr_product *p = s->p;
+    int64_t k0 = kb * s->block, n = least(s->block, p->k - k0), words = (n + s->pack - 1) / s->pack;
+    pack_by_rows(a, BLOCK_ROWS, &p->a, k0, n, begin, end - begin, s->pack);
+    for (int64_t g = 0; g < panels; g++)
+        for (int64_t i = begin; i < end; i += BLOCK_ROWS)
+            one_block(s, a + (i - begin) * words, 1, BLOCK_ROWS, b + g * words * COLS, i, panel0 + g, kb, words, NULL);
+}
+
+static int run_rows(const struct shape *s, bool dry)
+{
+    const struct tr_product *p = s->p;
+    int64_t most = up(least(s->block, p->k), s->pack) / s->pack, threads = omp_get_max_threads();
+    int64_t panels = least(s->panels, SHARED_WORDS / (most * COLS) > 1 ? SHARED_WORDS / (most * COLS) : 1);
+    int64_t rows = least(p->m, up(ROWS_WORDS / most + 1, BLOCK_ROWS));
+    while (rows > 2 * BLOCK_ROWS && (p->m + rows - 1) / rows < 4 * threads) rows = up(rows / 2, BLOCK_ROWS);
+    int64_t tasks = (p->m + rows - 1) / rows;
+    size_t shared = (size_t)(panels * most * COLS) * 4, each = ((size_t)(up(rows, BLOCK_ROWS) * most) * 4 + 4095) / 4096 * 4096;
+    void *work;
+    TR_TRY(tr_arena_alloc(&work, shared + each * (size_t)threads, TR_WORKSPACE));
+    if (!dry) {
+#pragma omp parallel
+        for (int64_t panel0 = 0; panel0 < s->panels; panel0 += panels) {
+            int64_t some = least(panels, s->panels - panel0);
+            tr_word *b = work, *own = (tr_word *)((char *)work + shared + each * (size_t)omp_get_thread_num());
+            for (int64_t kb = 0; kb < s->blocks; kb++) {
+                int64_t n = least(s->block, p->k - kb * s->block), words = (n + s->pack - 1) / s->pack;
+#pragma omp for schedule(static)
+                for (int64_t g = 0; g < some; g++) pack_panels(b + g * words * COLS, s, panel0 + g, 1, kb * s->block, n);
+#pragma omp for schedule(dynamic)
+                for (int64_t t = 0; t < tasks; t++) rows_task(s, b, own, t * rows, least(p->m, (t + 1) * rows), panel0, some, kb);
+            }
+        }
+    }
+    tr_arena_free(work, TR_WORKSPACE);
+    return TR_OK;
+}
+
+static int run_packed(const struct tr_product *p, bool dry, bool pairs)
+{
+    struct shape s = { .p = p, .pack = pairs ? 2 : 1, .panels = (p->n + COLS - 1) / COLS };
+    s.sums_in_c = p->c_dtype == TR_F32 && p->alpha == 1 && (p->beta == 0 || p->beta == 1);
+    s.block = p->a.transposed && !s.sums_in_c ? p->k : least(p->k, (int64_t)KWORDS * s.pack);
+    s.blocks = (p->k + s.block - 1) / s.block;
+    s.in_place = is_native(&p->a, s.pack) && p->k % s.pack == 0 && p->a.ld % s.pack == 0 && (uintptr_t)p->a.data % 4 == 0;
+    return p->a.transposed ? run_rows(&s, dry) : run_columns(&s, dry);
+}
