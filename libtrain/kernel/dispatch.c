@@ -83,7 +83,9 @@ static bool has_amx(void)
 
 struct tr_cpu tr_cpu(void)
 {
-    struct tr_cpu cpu = { 0 };
+    static struct tr_cpu cpu;
+    static bool known;    /* asked for in every product, and CPUID is slow under a hypervisor */
+    if (known) return cpu;
 #if HAVE_X86
     int limit = isa_limit();
     __builtin_cpu_init();
@@ -93,6 +95,7 @@ struct tr_cpu tr_cpu(void)
     cpu.avx512_bf16 = limit >= ISA_BF16 && cpu.avx512 && __builtin_cpu_supports("avx512bf16");
     cpu.amx_bf16 = limit >= ISA_AMX && cpu.avx512 && has_amx();
 #endif
+    known = true;
     return cpu;
 }
 
