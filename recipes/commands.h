@@ -12,6 +12,7 @@ int recipe_eval(struct recipe *r, const char *snapshot);
 int recipe_generate(struct recipe *r, const struct generate_options *o);
 int recipe_dump(struct recipe *r, const char *batch, const char *out, bool logits, bool grad);
 int recipe_bench(struct recipe *r);
+int recipe_export(struct recipe *r, const char *snapshot, const char *format, const char *out);
 int recipe_plan(struct recipe *r, bool json, bool search);
 int recipe_data(struct recipe *r, bool json);
 

@@ -136,11 +136,20 @@ static int do_dump(struct recipe *r, const struct arguments *a)
 }
 
 
+static int do_export(struct recipe *r, const struct arguments *a)
+{
+    const char *format = option_value(a, "format", "safetensors"), *out = option_value(a, "out", NULL);
+    if (!out) return tr_fail(TR_EINPUT, "no output (train export): give --out PATH");
+    if (strcmp(format, "safetensors") && strcmp(format, "gguf")) return tr_fail(TR_EINPUT, "unknown format '%.40s' (--format): it must be safetensors or gguf", format);
+    return recipe_export(r, option_value(a, "snapshot", NULL), format, out);
+}
+
 #define RECIPE_COMMAND(name) static int cmd_##name(const struct arguments *a) { return load_and(a, do_##name); }
 RECIPE_COMMAND(run)
 RECIPE_COMMAND(plan)
 RECIPE_COMMAND(eval)
 RECIPE_COMMAND(generate)
+RECIPE_COMMAND(export)
 RECIPE_COMMAND(data)
 RECIPE_COMMAND(dump)
 RECIPE_COMMAND(bench)
@@ -158,6 +167,8 @@ const struct command commands[] = {
     { "generate", "generate RECIPE.ini --prompt TEXT", "text from the model", cmd_generate, 1, 1,
       OPTIONS({ "prompt", "TEXT", "what to continue" }, { "chat", NULL, "apply the chat template" }, { "snapshot", "[PATH]", "weights of this snapshot (no PATH: the newest)" },
               { "max-tokens", "N", "tokens at most [128]" }, { "temperature", "X", "0 = always the likeliest [0]" }, { "top-p", "X", "from the likeliest tokens that reach this probability [1]" }, { "seed", "N", "of the draws [1]" }) },
+    { "export", "export RECIPE.ini --format safetensors|gguf --out PATH", "write a model that transformers or llama.cpp load", cmd_export, 1, 1,
+      OPTIONS({ "snapshot", "[PATH]", "weights of this snapshot (no PATH: the newest)" }, { "format", "NAME", "safetensors or gguf [safetensors]" }, { "out", "PATH", "folder (safetensors) or file (gguf)" }) },
     { "inspect", "inspect FILE", "list tensors and metadata of a GGUF, safetensors or snapshot file", cmd_inspect, 1, 1, OPTIONS({ "verify", NULL, "check all checksums of a snapshot" }) },
     { "tokenize", "tokenize MODEL [--jsonl | --decode] < TEXT", "text to token ids, or back", cmd_tokenize, 1, 1,
       OPTIONS({ "jsonl", NULL, "lines of {\"text\": ...}, a line of ids for each" }, { "decode", NULL, "ids to text" }) },

@@ -322,7 +322,10 @@ int tr_open_gguf(struct tr_weights *w, const char *path)
     TR_TRY(get(&r, &keys, 8));
     if (tensors > w->map[0].size / 24 || keys > w->map[0].size / 12) return tr_fail(TR_EINPUT, "'%s': its counts exceed the file; the file is damaged", path);
     if (!(w->meta = json_object())) return tr_fail(TR_EFAIL, "no memory");
+    w->kv_begin = (size_t)(r.p - w->map[0].data);
+    w->n_kv = keys;
     TR_TRY(read_metadata(&r, keys, w->meta));
+    w->kv_end = (size_t)(r.p - w->map[0].data);
     const json_t *align = json_object_get(w->meta, "general.alignment");
     json_int_t a = json_is_integer(align) ? json_integer_value(align) : 32;
     if (a < 1 || a > 1 << 20 || (a & (a - 1))) return tr_fail(TR_EINPUT, "'general.alignment' ('%s'): it must be a power of two", path);

@@ -18,6 +18,8 @@ struct tr_weights {
     int n_maps;
     struct tr_weight_entry *entry;   /* sorted by name */
     size_t n, cap;
+    size_t kv_begin, kv_end;         /* GGUF: where the key/value bytes lie, for export */
+    uint64_t n_kv;
 };
 
 /* Adds an entry; name is cut from outside text and checked. bytes = size of the data in its file. */
