@@ -22,20 +22,34 @@ static double median(double *x, int64_t n)
     return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
-/* The matmul rate on the model's own shapes, weighted by the FLOPs that each has in a step. */
-static double gemm_rate(const struct job *j, int64_t tokens)
+/* The matmul rate on the model's own shapes, weighted by the FLOPs that each has in a step. Each shape keeps the best of
+ * its samples: they are taken between the steps, since another process slows matmul and step alike. */
+enum { SHAPES = 5 };
+struct rates { struct { int64_t n, o, c, times; double best; } m[SHAPES]; enum tr_dtype compute; };
+
+static struct rates rates_of(const struct job *j, int64_t tokens)
 {
     const struct tr_shape *s = &j->shape;
     int64_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim, up = s->arch == TR_GPT2 ? s->intermediate : 2 * s->intermediate;
-    struct { int64_t n, o, c, times; } m[] = {
-        { tokens, q + 2 * kv, s->hidden, s->layers }, { tokens, s->hidden, q, s->layers }, { tokens, up, s->hidden, s->layers },
-        { tokens, s->hidden, s->intermediate, s->layers }, { tokens < 512 ? tokens : 512, s->vocab, s->hidden, 1 },
-    };
+    return (struct rates){ { { tokens, q + 2 * kv, s->hidden, s->layers, 0 }, { tokens, s->hidden, q, s->layers, 0 }, { tokens, up, s->hidden, s->layers, 0 },
+        { tokens, s->hidden, s->intermediate, s->layers, 0 }, { tokens < 512 ? tokens : 512, s->vocab, s->hidden, 1, 0 } }, j->net->compute };
+}
+
+static void sample(struct rates *r)
+{
+    for (int i = 0; i < SHAPES; i++) {
+        double rate = tr_gemm_rate(r->compute, r->m[i].n, r->m[i].o, r->m[i].c);
+        if (rate > r->m[i].best) r->m[i].best = rate;
+    }
+}
+
+static double mean_rate(const struct rates *r)
+{
     double flops = 0, seconds = 0;
-    for (size_t i = 0; i < sizeof m / sizeof *m; i++) {
-        double f = (double)m[i].o * (double)m[i].c * (double)m[i].times;
+    for (int i = 0; i < SHAPES; i++) {
+        double f = (double)r->m[i].o * (double)r->m[i].c * (double)r->m[i].times;
         flops += f;
-        seconds += f / tr_gemm_rate(j->net->compute, m[i].n, m[i].o, m[i].c);
+        seconds += f / r->m[i].best;
     }
     return flops / seconds;
 }
@@ -62,10 +76,12 @@ int recipe_bench(struct recipe *r)
     int64_t n = r->train.steps > 1 ? r->train.steps : 6, counted = 0;
     TR_GO(tr_calloc(&seconds, (size_t)n, sizeof *seconds));
     TR_GO(tr_calloc(&rates, (size_t)n, sizeof *rates));
-    int64_t micro = tr_loader_max_tokens(j.loader, j.micro_batch);
+    struct rates gemms = rates_of(&j, tr_loader_max_tokens(j.loader, j.micro_batch));
+    double part[TR_PARTS] = { 0 };
+    size_t rss = 0;
     for (int64_t i = 0; i < n; i++) {
         struct step_result s;
-        if (i == 1) tr_part_reset();
+        tr_part_reset();
         double t = tr_now();
         TR_GO(job_step(&j, &s));
         t = tr_now() - t;
@@ -75,12 +91,13 @@ int recipe_bench(struct recipe *r)
         seconds[counted] = t;
         rates[counted++] = (double)s.tokens / t;
         tokens += (double)s.tokens;
+        for (int p = 0; p < TR_PARTS; p++) part[p] += tr_part_seconds((enum tr_part)p);
+        rss = tr_rss_peak(); /* of the steps: the samples below take buffers of their own */
+        sample(&gemms);
     }
-    double part[TR_PARTS];
-    for (int p = 0; p < TR_PARTS; p++) part[p] = tr_part_seconds(p) / (double)counted;
+    for (int p = 0; p < TR_PARTS; p++) part[p] /= (double)counted;
     struct tr_ledger l = tr_mem_ledger();
-    size_t rss = tr_rss_peak();
-    double gemm = gemm_rate(&j, micro), rate = median(rates, counted), flops = 6.0 * (double)tr_shape_matmul_params(&j.shape);
+    double gemm = mean_rate(&gemms), rate = median(rates, counted), flops = 6.0 * (double)tr_shape_matmul_params(&j.shape);
     const struct tr_shape *s = &j.shape;
     double attention = 6.0 * (double)(s->layers * s->heads * s->head_dim) * (double)r->data.sequence; /* causal half of 12 */
     json_t *o = json_object(), *b = json_object();
