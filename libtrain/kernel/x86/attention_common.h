@@ -12,10 +12,11 @@ enum { WIDTH = 96,     /* lanes of a tile: divisible by all common group sizes a
        WHOLE = 1024,   /* tokens: longer sequences are cut, so that one sequence fills several cores */
        RANGES = 4 };   /* ... into so many ranges of queries */
 
-/* Some query positions of all heads of one KV head. Lane h * positions + i is head h of the group at position q0 + i. */
+/* Some query positions of all heads of one KV head. Lane i * group + h is head h of the group at position q0 + i, so that
+ * the first lanes stop seeing keys first. */
 struct query_tile {
     const int32_t *start;
-    int64_t q0, n, positions, group, kv, dim, pad, k_col, v_col;
+    int64_t q0, n, group, kv, dim, pad, k_col, v_col;
     int64_t key_begin, key_end;      /* keys that any of them sees, key_begin a multiple of KEYS from the first of the sequence */
     int64_t all_begin, all_end;      /* keys that all of them see; lanes without a query make none such */
     float scale;
@@ -35,7 +36,6 @@ static inline struct query_tile query_tile(const struct tr_layout *layout, const
 {
     struct query_tile u = { .start = layout->start_N.data, .q0 = q0, .n = end - q0, .group = a->heads / a->kv_heads, .kv = kv,
                             .dim = a->head_dim, .pad = padded(a->head_dim), .scale = a->scale, .key_end = end, .all_end = q0 + 1 };
-    u.positions = WIDTH / u.group;
     u.k_col = (a->heads + kv) * u.dim;
     u.v_col = u.k_col + a->kv_heads * u.dim;
     int64_t least = q0, most = 0;
@@ -58,6 +58,12 @@ static inline int64_t key_rows(const struct query_tile *u, int64_t k0)
 static inline bool key_masked(const struct query_tile *u, int64_t k0, int64_t rows)
 {
     return k0 < u->all_begin || k0 + rows > u->all_end;
+}
+
+/* The first lane, in whole vectors, that may see a key from k0 on; of the first tile all lanes are computed. */
+static inline int64_t first_lane(const struct query_tile *u, int64_t k0)
+{
+    return k0 == u->key_begin || k0 <= u->q0 ? 0 : (k0 - u->q0) * u->group / LANES * LANES;
 }
 
 static inline vf v_div(vf a, vf b)

@@ -49,28 +49,42 @@ static inline void FN(weave)(tr_word *w, const tr_word *low, const tr_word *high
     }
 }
 
-/* Two vectors woven: word l holds lane l of both, rounded. */
-static inline void FN(store_pairs)(tr_word *w, vf low, vf high)
+/* Two vectors rounded, side by side; stored as rows WIDTH apart; and woven, so that word l holds lane l of both. */
+static inline __m512i FN(round_two)(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+static inline void FN(store_rows)(tr_word *w, __m512i two)
+{
+    _mm256_storeu_si256((__m256i *)w, _mm512_castsi512_si256(two));
+    _mm256_storeu_si256((__m256i *)(w + WIDTH / 2), _mm512_extracti64x4_epi64(two, 1));
+}
+
+static inline void FN(store_pairs)(tr_word *w, __m512i two)
 {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                                            23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    _mm512_storeu_si512(w, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low)));
+    _mm512_storeu_si512(w, _mm512_permutexvar_epi16(order, two));
 }
 
-static inline void FN(weave_rows)(tr_word *w, const tr_word *rows, int64_t n, int64_t pad)
+static inline void FN(weave_rows)(tr_word *w, const tr_word *rows, int64_t stride, int64_t n, int64_t pad)
 {
-    for (int64_t i = 0; i < n; i += 2) FN(weave)(w + i / 2 * pad, rows + i * pad / 2, rows + (i + 1) * pad / 2, pad);
+    for (int64_t i = 0; i < n; i += 2) FN(weave)(w + i / 2 * pad, rows + i * stride, rows + (i + 1) * stride, pad);
 }
 #endif
 
-/* Rows [first, first + n) of keys or values; zeros from row `end` on. */
-static inline void FN(get_keys)(tr_word *w, const struct tr_tensor *qkv, int64_t first, int64_t n, int64_t end, int64_t col,
-                                int64_t dim, int64_t pad)
+/* Rows [k0, k0 + n) of keys or values: where they are, or copied, with zeros from row key_end on. */
+struct FN(rows) { const tr_word *w; int64_t stride; };
+static inline struct FN(rows) FN(get_keys)(tr_word *copy, const struct tr_tensor *qkv, const struct query_tile *u, int64_t k0,
+                                           int64_t n, int64_t col, int64_t dim, int64_t pad)
 {
+    const void *at = element(qkv, k0, col);
+    bool native = qkv->dtype == (PAIRS ? TR_BF16 : TR_F32) && dim == pad;
+    if (native && k0 + n <= u->key_end && qkv->ld % PACK == 0 && (uintptr_t)at % 4 == 0)
+        return (struct FN(rows)){ at, qkv->ld / PACK };
     for (int64_t j = 0; j < n; j++) {
-        if (first + j < end) FN(get_row)(w + j * pad / PACK, element(qkv, first + j, col), qkv->dtype, dim, pad);
-        else memset(w + j * pad / PACK, 0, (size_t)(pad / PACK) * 4);
+        if (k0 + j < u->key_end) FN(get_row)(copy + j * pad / PACK, element(qkv, k0 + j, col), qkv->dtype, dim, pad);
+        else memset(copy + j * pad / PACK, 0, (size_t)(pad / PACK) * 4);
     }
+    return (struct FN(rows)){ copy, pad / PACK };
 }
 
 /* Rows of one tensor at the lanes of a tile, and the same turned. */
@@ -78,8 +92,8 @@ static inline void FN(get_lanes)(tr_word *rows, tr_word *turned, const struct tr
 {
     int64_t words = u->pad / PACK;
     for (int lane = 0; lane < WIDTH; lane++) {
-        int64_t h = lane / u->positions, i = lane % u->positions;
-        if (h < u->group && i < u->n)
+        int64_t h = lane % u->group, i = lane / u->group;
+        if (i < u->n)
             FN(get_row)(rows + lane * words, element(x, u->q0 + i, (u->kv * u->group + h) * u->dim), x->dtype, u->dim, u->pad);
         else memset(rows + lane * words, 0, (size_t)words * 4);
     }
@@ -90,17 +104,17 @@ static inline void FN(get_lanes)(tr_word *rows, tr_word *turned, const struct tr
 static inline void FN(put_lanes)(struct FN(tile) *t, struct tr_tensor *y, const struct query_tile *u, float factor)
 {
     transpose(t->out, u->pad, t->acc, WIDTH, u->pad, WIDTH);
-    for (int64_t h = 0; h < u->group; h++)
-        for (int64_t i = 0; i < u->n; i++)
+    for (int64_t i = 0; i < u->n; i++)
+        for (int64_t h = 0; h < u->group; h++)
             put_row(element(y, u->q0 + i, (u->kv * u->group + h) * u->dim), y->dtype,
-                    t->out + (h * u->positions + i) * u->pad, u->dim, factor);
+                    t->out + (i * u->group + h) * u->pad, u->dim, factor);
 }
 
 static inline void FN(begin)(struct FN(tile) *t, const struct query_tile *u)
 {
     for (int lane = 0; lane < WIDTH; lane++) {
-        int64_t h = lane / u->positions, i = lane % u->positions;
-        bool alive = h < u->group && i < u->n;
+        int64_t i = lane / u->group;
+        bool alive = i < u->n;
         t->first[lane] = alive ? u->start[u->q0 + i] : 1;
         t->last[lane] = alive ? (int32_t)(u->q0 + i) : 0;
         t->max[lane] = -1e30f;    /* finite, so that a lane without a key so far makes no inf - inf */
@@ -112,9 +126,9 @@ static inline void FN(begin)(struct FN(tile) *t, const struct query_tile *u)
 
 /* Scores of `rows` keys from k0 to probabilities under the running maximum; acc is rescaled where that rose. */
 static inline __attribute__((always_inline)) void FN(softmax)(struct FN(tile) *t, int64_t k0, int64_t rows, bool masked,
-                                                              bool rescale, float c, int64_t pad)
+                                                              bool rescale, float c, int64_t pad, int64_t v0)
 {
-    for (int v = 0; v < WIDTH; v += LANES) {
+    for (int64_t v = v0; v < WIDTH; v += LANES) {
         float *s = t->s + v;
         vf old = v_load(t->max + v), top = old, sum = v_load(t->sum + v);
         if (masked) {
@@ -146,7 +160,7 @@ static inline __attribute__((always_inline)) void FN(softmax)(struct FN(tile) *t
             sum = v_add(sum, p0);
             other = v_add(other, p1);
 #if PAIRS
-            FN(store_pairs)(t->p_pairs + j / 2 * WIDTH + v, p0, p1);
+            FN(store_pairs)(t->p_pairs + j / 2 * WIDTH + v, FN(round_two)(p0, p1));
 #else
             v_store(s + j * WIDTH, p0);
             v_store(s + (j + 1) * WIDTH, p1);
@@ -164,16 +178,16 @@ static inline __attribute__((always_inline)) void FN(forward_dim)(struct FN(tile
     FN(begin)(t, u);
     FN(get_lanes)(t->q_rows, t->q, qkv, u);
     for (int64_t k0 = u->key_begin; k0 < u->key_end; k0 += KEYS) {
-        int64_t rows = key_rows(u, k0);
-        FN(get_keys)(t->k_rows, qkv, k0, rows, u->key_end, u->k_col, dim, pad);
-        FN(get_keys)(t->v_rows, qkv, k0, rows, u->key_end, u->v_col, dim, pad);
-        product(t->s, WIDTH, false, t->k_rows, words, 1, t->q, WIDTH, rows, WIDTH / LANES, words, PAIRS);
-        FN(softmax)(t, k0, rows, key_masked(u, k0, rows), k0 > u->key_begin, c, pad);
+        int64_t rows = key_rows(u, k0), v0 = first_lane(u, k0), nv = (WIDTH - v0) / LANES;
+        struct FN(rows) k = FN(get_keys)(t->k_rows, qkv, u, k0, rows, u->k_col, dim, pad);
+        struct FN(rows) v = FN(get_keys)(t->v_rows, qkv, u, k0, rows, u->v_col, dim, pad);
+        product(t->s + v0, WIDTH, false, k.w, k.stride, 1, t->q + v0, WIDTH, rows, nv, words, PAIRS);
+        FN(softmax)(t, k0, rows, key_masked(u, k0, rows), k0 > u->key_begin, c, pad, v0);
 #if PAIRS
-        FN(weave_rows)(t->cols, t->v_rows, rows, pad);
-        product(t->acc, WIDTH, k0 > u->key_begin, t->cols, 1, pad, t->p_pairs, WIDTH, pad, WIDTH / LANES, rows / 2, 1);
+        FN(weave_rows)(t->cols, v.w, v.stride, rows, pad);
+        product(t->acc + v0, WIDTH, k0 > u->key_begin, t->cols, 1, pad, t->p_pairs + v0, WIDTH, pad, nv, rows / 2, 1);
 #else
-        product(t->acc, WIDTH, k0 > u->key_begin, t->v_rows, 1, pad, (tr_word *)t->s, WIDTH, pad, WIDTH / LANES, rows, 0);
+        product(t->acc + v0, WIDTH, k0 > u->key_begin, v.w, 1, v.stride, (tr_word *)t->s + v0, WIDTH, pad, nv, rows, 0);
 #endif
     }
     for (int v = 0; v < WIDTH; v += LANES) {
@@ -181,9 +195,9 @@ static inline __attribute__((always_inline)) void FN(forward_dim)(struct FN(tile
         for (int64_t d = 0; d < pad; d++) v_store(t->acc + d * WIDTH + v, v_mul(v_load(t->acc + d * WIDTH + v), inverse));
     }
     FN(put_lanes)(t, o, u, 1);
-    for (int64_t h = 0; h < u->group; h++)
-        for (int64_t i = 0; i < u->n; i++) {
-            int64_t lane = h * u->positions + i;
+    for (int64_t i = 0; i < u->n; i++)
+        for (int64_t h = 0; h < u->group; h++) {
+            int64_t lane = i * u->group + h;
             *(float *)element(lse, u->q0 + i, u->kv * u->group + h) = t->max[lane] * u->scale + logf(t->sum[lane]);
         }
 }
@@ -218,9 +232,10 @@ static void FN(forward)(struct tr_tensor *o, struct tr_tensor *lse, const struct
 /* ---- backward */
 
 /* P = exp(S - lse) and dS = P (dP - delta) of a tile, in the forms that the products want. */
-static inline __attribute__((always_inline)) void FN(slopes)(struct FN(tile) *t, int64_t k0, int64_t rows, bool masked, float c)
+static inline __attribute__((always_inline)) void FN(slopes)(struct FN(tile) *t, int64_t k0, int64_t rows, bool masked, float c,
+                                                             int64_t v0)
 {
-    for (int v = 0; v < WIDTH; v += LANES) {
+    for (int64_t v = v0; v < WIDTH; v += LANES) {
         vf shift = v_mul(v_load(t->lse + v), v_set(-LOG2E)), delta = v_load(t->delta + v);
         vi first = v_load_int(t->first + v), last = v_load_int(t->last + v);
         for (int64_t j = 0; j < rows; j += 2) {
@@ -231,16 +246,16 @@ static inline __attribute__((always_inline)) void FN(slopes)(struct FN(tile) *t,
                 if (masked) x = v_keep(x, (int32_t)(k0 + j + i), first, last);
                 p[i] = v_exp2(v_fma(x, v_set(c), shift), DEGREE);
                 ds[i] = v_mul(p[i], v_sub(v_load(t->dp + (j + i) * WIDTH + v), delta));
-#if PAIRS
-                _mm256_storeu_si256((__m256i *)((uint16_t *)t->p_rows + (j + i) * WIDTH + v), (__m256i)_mm512_cvtneps_pbh(p[i]));
-                _mm256_storeu_si256((__m256i *)((uint16_t *)t->ds_rows + (j + i) * WIDTH + v), (__m256i)_mm512_cvtneps_pbh(ds[i]));
-#else
+#if !PAIRS
                 v_store(t->s + (j + i) * WIDTH + v, p[i]);
                 v_store(t->dp + (j + i) * WIDTH + v, ds[i]);
 #endif
             }
 #if PAIRS
-            FN(store_pairs)(t->p_pairs + j / 2 * WIDTH + v, ds[0], ds[1]);
+            __m512i two = FN(round_two)(ds[0], ds[1]);
+            FN(store_rows)(t->p_rows + (j * WIDTH + v) / 2, FN(round_two)(p[0], p[1]));
+            FN(store_rows)(t->ds_rows + (j * WIDTH + v) / 2, two);
+            FN(store_pairs)(t->p_pairs + j / 2 * WIDTH + v, two);
 #endif
         }
     }
@@ -251,9 +266,9 @@ static inline void FN(get_delta)(struct FN(tile) *t, const struct tr_tensor *g, 
                                  const struct tr_tensor *lse, const struct query_tile *u)
 {
     for (int lane = 0; lane < WIDTH; lane++) {
-        int64_t h = lane / u->positions, i = lane % u->positions, row = u->q0 + i, head = u->kv * u->group + h;
+        int64_t h = lane % u->group, i = lane / u->group, row = u->q0 + i, head = u->kv * u->group + h;
         t->lse[lane] = t->delta[lane] = 0;
-        if (h >= u->group || i >= u->n) continue;
+        if (i >= u->n) continue;
         t->lse[lane] = *(const float *)element(lse, row, head);
         t->delta[lane] = dot_rows(element(g, row, head * u->dim), element(o, row, head * u->dim), o->dtype, u->dim);
     }
@@ -271,25 +286,26 @@ static inline __attribute__((always_inline)) void FN(backward_dim)(struct FN(til
     FN(get_lanes)(t->g_rows, t->g, g, u);
     FN(get_delta)(t, g, o, lse, u);
 #if PAIRS
-    FN(weave_rows)(t->q_pairs, t->q_rows, WIDTH, pad);
-    FN(weave_rows)(t->g_pairs, t->g_rows, WIDTH, pad);
-    const tr_word *q = t->q_pairs, *gw = t->g_pairs, *k_cols = t->cols, *p = t->p_rows, *ds = t->ds_rows, *ds_cols = t->p_pairs;
+    FN(weave_rows)(t->q_pairs, t->q_rows, words, WIDTH, pad);
+    FN(weave_rows)(t->g_pairs, t->g_rows, words, WIDTH, pad);
+    const tr_word *q = t->q_pairs, *gw = t->g_pairs, *p = t->p_rows, *ds = t->ds_rows, *ds_cols = t->p_pairs;
 #else
-    const tr_word *q = t->q_rows, *gw = t->g_rows, *k_cols = t->k_rows, *p = (tr_word *)t->s, *ds = (tr_word *)t->dp, *ds_cols = ds;
+    const tr_word *q = t->q_rows, *gw = t->g_rows, *p = (tr_word *)t->s, *ds = (tr_word *)t->dp, *ds_cols = ds;
 #endif
     for (int64_t k0 = u->key_begin; k0 < u->key_end; k0 += KEYS) {
-        int64_t rows = key_rows(u, k0);
-        FN(get_keys)(t->k_rows, qkv, k0, rows, u->key_end, u->k_col, dim, pad);
-        FN(get_keys)(t->v_rows, qkv, k0, rows, u->key_end, u->v_col, dim, pad);
-        product(t->s, WIDTH, false, t->k_rows, words, 1, t->q, WIDTH, rows, WIDTH / LANES, words, PAIRS);
-        product(t->dp, WIDTH, false, t->v_rows, words, 1, t->g, WIDTH, rows, WIDTH / LANES, words, PAIRS);
-        FN(slopes)(t, k0, rows, key_masked(u, k0, rows), c);
-        product(dv + (k0 - base) * pad, pad, true, p, lanes, 1, gw, pad, rows, pad / LANES, lanes, PAIRS);
-        product(dk + (k0 - base) * pad, pad, true, ds, lanes, 1, q, pad, rows, pad / LANES, lanes, PAIRS);
+        int64_t rows = key_rows(u, k0), v0 = first_lane(u, k0), nv = (WIDTH - v0) / LANES, l0 = v0 / PACK, steps = lanes - l0;
+        struct FN(rows) k = FN(get_keys)(t->k_rows, qkv, u, k0, rows, u->k_col, dim, pad);
+        struct FN(rows) v = FN(get_keys)(t->v_rows, qkv, u, k0, rows, u->v_col, dim, pad);
+        product(t->s + v0, WIDTH, false, k.w, k.stride, 1, t->q + v0, WIDTH, rows, nv, words, PAIRS);
+        product(t->dp + v0, WIDTH, false, v.w, v.stride, 1, t->g + v0, WIDTH, rows, nv, words, PAIRS);
+        FN(slopes)(t, k0, rows, key_masked(u, k0, rows), c, v0);
+        product(dv + (k0 - base) * pad, pad, true, p + l0, lanes, 1, gw + l0 * pad, pad, rows, pad / LANES, steps, PAIRS);
+        product(dk + (k0 - base) * pad, pad, true, ds + l0, lanes, 1, q + l0 * pad, pad, rows, pad / LANES, steps, PAIRS);
 #if PAIRS
-        FN(weave_rows)(t->cols, t->k_rows, rows, pad);
+        FN(weave_rows)(t->cols, k.w, k.stride, rows, pad);
+        k = (struct FN(rows)){ t->cols, pad };
 #endif
-        product(t->acc, WIDTH, k0 > u->key_begin, k_cols, 1, pad, ds_cols, WIDTH, pad, WIDTH / LANES, rows / PACK, PAIRS);
+        product(t->acc + v0, WIDTH, k0 > u->key_begin, k.w, 1, k.stride, ds_cols + v0, WIDTH, pad, nv, rows / PACK, PAIRS);
     }
     FN(put_lanes)(t, dqkv, u, u->scale);
 }
