@@ -211,7 +211,9 @@ static int choose(struct opt *o, struct item *it, struct tr_param *p)
             break;
         }
     bool vector = p->role == TR_NORM || p->role == TR_BIAS, decay = !vector || s->common.decay_vectors;
-    bool rest = (s->kind->matrices_only && p->role != TR_MATRIX) || matches(s->common.exclude, p->name);
+    /* A group that names an embedding or head gives it a matrix rule too; vectors never. */
+    bool named = s != &o->all.s[o->all.n - 1], fits = named ? p->value.ndim == 2 : p->role == TR_MATRIX;
+    bool rest = (s->kind->matrices_only && !fits) || matches(s->common.exclude, p->name);
     if (rest && !s->rest) { /* excluded from a kind that takes everything: AdamW with the keys that it shares */
         s->rest = &opt_adamw;
         TR_TRY(tr_calloc(&s->rest_config, 1, s->rest->config_size));

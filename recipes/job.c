@@ -102,6 +102,21 @@ int job_parameters(struct job *j, const char *snapshot)
 
 /* ---- data */
 
+/* How activations and gradients are held; what cannot work together is refused or said. */
+static int resolve_memory(struct job *j)
+{
+    const struct recipe *r = j->r;
+    j->recompute = r->memory.recompute == RECIPE_RECOMPUTE_NONE ? TR_KEEP : r->memory.recompute == RECIPE_RECOMPUTE_BLOCK ? TR_BLOCK : TR_SELECTIVE;
+    bool can = j->micro_batches == 1 && !(r->train.clip > 0);
+    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && can;
+    int64_t bytes = 4 * tr_shape_params(&j->shape);
+    if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
+        return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false", r->train.clip, r->path, (double)bytes / 1e6);
+    if (r->memory.fused_update == RECIPE_FUSED_TRUE && !can)
+        tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, (double)bytes / 1e6);
+    return TR_OK;
+}
+
 int job_data(struct job *j, bool train)
 {
     const struct recipe *r = j->r;
@@ -115,6 +130,7 @@ int job_data(struct job *j, bool train)
         int64_t per_epoch = tr_loader_sequences(j->loader);
         j->steps = r->train.steps > 0 ? r->train.steps : (int64_t)((double)per_epoch * r->train.epochs / (double)j->batch + 0.999999);
         if (j->steps < 1) j->steps = 1;
+        TR_TRY(resolve_memory(j));
     }
     if (r->data.valid[0]) {
         TR_TRY(tr_dataset_open(&j->valid, &r->data, r->data.valid, j->tokenizer, j->shape.vocab));
@@ -128,14 +144,6 @@ int job_feed(struct job *j, int64_t tokens) { return tr_feed_new(&j->feed, token
 int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
-    j->recompute = r->memory.recompute == RECIPE_RECOMPUTE_NONE ? TR_KEEP : r->memory.recompute == RECIPE_RECOMPUTE_BLOCK ? TR_BLOCK : TR_SELECTIVE;
-    bool can = j->micro_batches == 1 && !(r->train.clip > 0);
-    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && can;
-    int64_t bytes = 4 * tr_shape_params(&j->shape);
-    if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
-        return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false", r->train.clip, r->path, (double)bytes / 1e6);
-    if (r->memory.fused_update == RECIPE_FUSED_TRUE && !can)
-        tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, (double)bytes / 1e6);
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed };
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);

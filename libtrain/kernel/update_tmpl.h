@@ -24,9 +24,13 @@ static inline void load(float *restrict out, const struct tr_tensor *t, int64_t 
     if (t->dtype == TR_F32) {
         const float *x = (const float *)t->data + r * t->ld + c;
         for (int64_t i = 0; i < n; i++) out[i] = x[i];
-    } else {
+    } else if (t->dtype == TR_BF16) {
         const uint16_t *x = (const uint16_t *)t->data + r * t->ld + c;
         for (int64_t i = 0; i < n; i++) out[i] = tr_bf16_to_f32(x[i]);
+    } else { /* int8: chunks begin at a group */
+        const int8_t *x = (const int8_t *)t->data + r * t->ld + c;
+        const float *scale = t->quant.scale + r * tr_groups(t) + c / TR_QUANT_GROUP;
+        for (int64_t i = 0; i < n; i++) out[i] = (float)x[i] * scale[i / TR_QUANT_GROUP];
     }
 }
 
@@ -59,12 +63,34 @@ static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64
     }
 }
 
+/* int8 with a new scale for each group and stochastic rounding: floor(x / scale + u), u uniform in [0,1). The largest
+ * magnitude is 127 scales exactly, so nothing is clipped. */
+static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_key key)
+{
+    int8_t *q = (int8_t *)t->data + r * t->ld + c;
+    float *scale = t->quant.scale + r * tr_groups(t) + c / TR_QUANT_GROUP;
+    uint32_t first = (uint32_t)(r * tr_cols(t) + c);
+    for (int64_t g = 0; g < n; g += TR_QUANT_GROUP) {
+        int64_t end = n - g < TR_QUANT_GROUP ? n : g + TR_QUANT_GROUP;
+        float most = 0;
+        for (int64_t i = g; i < end; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        float by = most > 0 ? 127 / most : 0;
+        scale[g / TR_QUANT_GROUP] = most / 127;
+        for (int64_t i = g; i < end; i++) {
+            float y = x[i] * by + (float)noise(first + (uint32_t)i, key) * 0x1p-16f + 128.0f; /* positive: cutting is floor */
+            int32_t v = (int32_t)y - 128;
+            q[i] = (int8_t)(v > 127 ? 127 : v < -127 ? -127 : v);
+        }
+    }
+}
+
 static inline void step_weight(struct tr_tensor *w, int64_t r, int64_t c, int64_t n, const float *restrict x, const struct tr_apply *a)
 {
     float u[CHUNK];
     load(u, w, r, c, n);
     for (int64_t i = 0; i < n; i++) u[i] = (a->before * u[i] - a->rate * x[i]) * a->after;
-    store_weight(w, r, c, n, u, a->key);
+    if (w->dtype == TR_INT8) store_int8(w, r, c, n, u, a->key);
+    else store_weight(w, r, c, n, u, a->key);
 }
 
 static void NAME(apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a)

@@ -21,6 +21,11 @@ int64_t tr_rows(const struct tr_tensor *t)
     return n;
 }
 
+int64_t tr_groups(const struct tr_tensor *t)
+{
+    return t->quant.group > 0 ? (tr_cols(t) + t->quant.group - 1) / t->quant.group : 0;
+}
+
 int64_t tr_count(const struct tr_tensor *t) { return tr_rows(t) * tr_cols(t); }
 
 size_t tr_bytes(const struct tr_tensor *t)
@@ -44,12 +49,23 @@ static int shape(struct tr_tensor *t, enum tr_dtype dtype, int ndim, const int64
     return TR_OK;
 }
 
+static size_t scale_bytes(const struct tr_tensor *t)
+{
+    return t->dtype == TR_INT8 ? (size_t)(tr_rows(t) * tr_groups(t)) * sizeof(float) : 0;
+}
+
 int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim)
 {
     TR_TRY(shape(t, dtype, ndim, dim, 0));
     TR_TRY(tr_mem_alloc(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_MEM + c);
-    return TR_OK;
+    if (dtype != TR_INT8) return TR_OK;
+    void *scale = NULL;
+    t->quant.group = TR_QUANT_GROUP;
+    int rc = tr_mem_alloc(&scale, scale_bytes(t), c);
+    t->quant.scale = scale;
+    if (rc != TR_OK) tr_tensor_release(t);
+    return rc;
 }
 
 int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad)
@@ -63,7 +79,11 @@ int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype
 void tr_tensor_release(struct tr_tensor *t)
 {
     if (t->owner >= OWNER_ARENA) tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
-    else if (t->owner >= OWNER_MEM) tr_mem_free(t->data, owned_bytes(t), (enum tr_category)(t->owner - OWNER_MEM));
+    else if (t->owner >= OWNER_MEM) {
+        enum tr_category c = (enum tr_category)(t->owner - OWNER_MEM);
+        if (t->quant.scale) tr_mem_free(t->quant.scale, scale_bytes(t), c);
+        tr_mem_free(t->data, owned_bytes(t), c);
+    }
     *t = (struct tr_tensor){ 0 };
 }
 
@@ -83,8 +103,13 @@ struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t 
     v.dim[0] = n;
     v.dim[1] = tr_cols(t);
     v.data = (char *)t->data + (size_t)(begin * t->ld) * tr_dtype_size(t->dtype);
-    if (t->quant.scale) v.quant.scale += begin * ((v.dim[1] + t->quant.group - 1) / t->quant.group);
+    if (t->quant.scale) v.quant.scale += begin * tr_groups(t);
     return v;
+}
+
+struct tr_tensor tr_scales_view(const struct tr_tensor *t)
+{
+    return tr_tensor_view(t->quant.scale, TR_F32, 2, (int64_t[]){ tr_rows(t), tr_groups(t) });
 }
 
 struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n)

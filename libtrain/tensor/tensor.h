@@ -15,6 +15,7 @@
 
 /* int8 weights: value[o][c] = scale[o][c / group] * int8, scales f32 [rows, ceil(cols / group)]. */
 struct tr_quant { float *scale; int64_t group; };
+enum { TR_QUANT_GROUP = 128 };
 
 struct tr_tensor {
     void *data;
@@ -29,6 +30,7 @@ struct tr_tensor {
 int64_t tr_cols(const struct tr_tensor *t);    /* last dimension */
 int64_t tr_rows(const struct tr_tensor *t);    /* product of the others */
 int64_t tr_count(const struct tr_tensor *t);   /* elements */
+int64_t tr_groups(const struct tr_tensor *t);  /* scales of a row of int8 weights */
 size_t tr_bytes(const struct tr_tensor *t);    /* bytes from the first to the last element, gaps of `ld` included */
 
 /* A tensor of its own bytes, zeroed, from tr_mem_alloc; ld = last dimension. Errors: TR_EFAIL; a product of dimensions
@@ -44,6 +46,8 @@ struct tr_tensor tr_tensor_view(void *data, enum tr_dtype dtype, int ndim, const
 /* Rows [begin, begin + n) and columns [begin, begin + n) of a matrix, borrowed. */
 struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t n);
 struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n);
+/* The scales of int8 weights as a matrix [rows, groups], borrowed. */
+struct tr_tensor tr_scales_view(const struct tr_tensor *t);
 /* The same bytes seen as a matrix [rows, cols] or under another shape (dense tensors only). */
 struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *dim);
 

@@ -14,6 +14,16 @@ static void NAME(read)(const struct tr_tensor *t, void *host)
 
 static void NAME(copy)(struct tr_tensor *y, const struct tr_tensor *x)
 {
+    if (y->dtype == TR_INT8) {
+        int64_t G = y->quant.group, groups = tr_groups(y);
+        ROWS(y, r) for (int64_t g = 0; g < groups; g++) {
+            float b[TR_QUANT_GROUP];
+            int64_t n = tr_cols(y) - g * G < G ? tr_cols(y) - g * G : G;
+            tr_load_row(b, x, r, g * G, n);
+            tr_store_group(y, r, g, b, n);
+        }
+        return;
+    }
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {
         float b[TR_CHUNK];
         tr_load_row(b, x, r, c, n);

@@ -27,7 +27,7 @@ static inline float tr_load(const struct tr_tensor *t, int64_t row, int64_t col)
     case TR_F32: return ((const float *)t->data)[i];
     case TR_BF16: return tr_bf16_to_f32(((const uint16_t *)t->data)[i]);
     case TR_F16: return tr_f16_to_f32(((const uint16_t *)t->data)[i]);
-    case TR_INT8: return (float)((const int8_t *)t->data)[i] * t->quant.scale[row * ((tr_cols(t) + t->quant.group - 1) / t->quant.group) + col / t->quant.group];
+    case TR_INT8: return (float)((const int8_t *)t->data)[i] * t->quant.scale[row * tr_groups(t) + col / t->quant.group];
     default: return 0;
     }
 }
@@ -39,7 +39,32 @@ static inline void tr_load_row(float *out, const struct tr_tensor *t, int64_t ro
     else if (t->dtype == TR_BF16) {
         const uint16_t *x = (const uint16_t *)t->data + row * t->ld + col;
         for (int64_t k = 0; k < n; k++) out[k] = tr_bf16_to_f32(x[k]);
+    } else if (t->dtype == TR_INT8) { /* one scale for a stretch of the row */
+        const int8_t *x = (const int8_t *)t->data + row * t->ld + col;
+        const float *scale = t->quant.scale + row * tr_groups(t);
+        for (int64_t k = 0, end; k < n; k = end) {
+            int64_t g = (col + k) / t->quant.group;
+            end = (g + 1) * t->quant.group - col < n ? (g + 1) * t->quant.group - col : n;
+            for (int64_t i = k; i < end; i++) out[i] = (float)x[i] * scale[g];
+        }
     } else for (int64_t k = 0; k < n; k++) out[k] = tr_load(t, row, col + k);
+}
+
+/* One group of int8 weights from f32, to nearest: scale = largest magnitude / 127. */
+static inline void tr_store_group(struct tr_tensor *t, int64_t row, int64_t g, const float *x, int64_t n)
+{
+    int8_t *q = (int8_t *)t->data + row * t->ld + g * t->quant.group;
+    float most = 0;
+    for (int64_t k = 0; k < n; k++) {
+        float a = x[k] < 0 ? -x[k] : x[k];
+        most = a > most ? a : most;
+    }
+    float scale = most / 127, by = most > 0 ? 127 / most : 0;
+    t->quant.scale[row * tr_groups(t) + g] = scale;
+    for (int64_t k = 0; k < n; k++) {
+        float y = x[k] * by;
+        q[k] = (int8_t)(y + (y < 0 ? -0.5f : 0.5f));
+    }
 }
 
 static inline void tr_store_row(struct tr_tensor *t, int64_t row, int64_t col, int64_t n, const float *x)
