@@ -1,5 +1,6 @@
 /* exp and tanh that a compiler can vectorise: no table, no branch. Relative error of exp below 2e-7 over all of f32;
- * arguments beyond the range of f32 saturate; NaN stays NaN. */
+ * beyond the range of f32 it is
+ * infinite or the smallest normal number; NaN stays NaN. */
 #ifndef TR_LOOPS_FASTMATH_H
 #define TR_LOOPS_FASTMATH_H
 #include <stdint.h>
@@ -22,7 +23,7 @@ static inline float tr_exp(float x)
     uint32_t bits = (uint32_t)(e + 127) << 23;
     float two;
     memcpy(&two, &bits, 4);
-    return p * two;
+    return x > 88.72f ? __builtin_inff() : p * two;
 }
 
 static inline float tr_tanh(float x)

@@ -1,0 +1,306 @@
+/* Every loop of the kernel table: each vectorised table against plain C over awkward sizes, types and strides, and the
+ * same bits with one and two threads. A failure names table, entry and shape. */
+#include "tests/support/support.h"
+#include "libtrain/kernel/kernel.h"
+#include "libtrain/kernel/update.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 3 * 1600 * 130 };
+static const struct tr_kernels *ref, *fast;
+static char where[160];
+
+/* Tensors over static buffers; `ld` beyond the row shows a kernel that forgets it. */
+struct space { float f[8][MOST]; uint16_t h[8][MOST]; };
+static struct space *spaces[2];   /* ref's and fast's */
+
+static struct tr_tensor at(int side, int slot, enum tr_dtype dtype, int64_t rows, int64_t cols, int64_t pad)
+{
+    struct tr_tensor t = tr_tensor_view(dtype == TR_F32 ? (void *)spaces[side]->f[slot] : (void *)spaces[side]->h[slot], dtype, TR_DIMS(rows, cols));
+    t.ld = cols + pad;
+    return t;
+}
+
+static void fill(int slot, float std, uint64_t seed)
+{
+    test_normal(spaces[0]->f[slot], MOST, seed, std);
+    for (int i = 0; i < MOST; i++) {
+        spaces[0]->h[slot][i] = tr_f32_to_bf16(spaces[0]->f[slot][i]);
+        if (std > 1e30f) spaces[0]->f[slot][i] = i % 7 ? spaces[0]->f[slot][i] : INFINITY;
+    }
+    memcpy(spaces[1]->f[slot], spaces[0]->f[slot], sizeof spaces[0]->f[slot]);
+    memcpy(spaces[1]->h[slot], spaces[0]->h[slot], sizeof spaces[0]->h[slot]);
+}
+
+static float get(const struct tr_tensor *t, int64_t r, int64_t c)
+{
+    int64_t i = r * t->ld + c;
+    return t->dtype == TR_F32 ? ((float *)t->data)[i] : tr_bf16_to_f32(((uint16_t *)t->data)[i]);
+}
+
+static void close_to(const struct tr_tensor *a, const struct tr_tensor *b, double tolerance, const char *entry)
+{
+    double t = a->dtype == TR_F32 ? tolerance : 0.008; /* one step of bf16 */
+    for (int64_t r = 0; r < tr_rows(a); r++)
+        for (int64_t c = 0; c < tr_cols(a); c++) {
+            double x = (double)get(a, r, c), y = (double)get(b, r, c);
+            if (isnan(x) && isnan(y)) continue;
+            if (!(fabs(x - y) <= t * (fabs(x) + 0.05)) && x != y) fail_msg("%s %s: row %ld column %ld is %g, plain C has %g", where, entry, (long)r, (long)c, y, x);
+        }
+}
+
+struct shape { int64_t rows, cols, pad; };
+static const struct shape shapes[] = { { 1, 1, 0 }, { 3, 7, 2 }, { 65, 63, 0 }, { 2, 64, 5 }, { 130, 65, 0 }, { 64, 576, 16 }, { 3, 1536, 0 }, { 1, 1600, 3 } };
+
+#define BOTH(call) for (int s = 0; s < 2; s++) { const struct tr_kernels *k = s ? fast : ref; call; }
+#define T(slot, dt, r, c, p) struct tr_tensor T##slot[2] = { at(0, slot, dt, r, c, p), at(1, slot, dt, r, c, p) }
+
+static void elementwise(const struct shape *sh, enum tr_dtype dt)
+{
+    int64_t R = sh->rows, C = sh->cols;
+    fill(0, 1, 1), fill(1, 2, 2), fill(2, 1, 3);
+    T(0, dt, R, C, sh->pad);
+    T(1, dt, R, C, 0);
+    T(2, dt, R, C, sh->pad + 1);
+    BOTH(k->add(&T0[s], &T1[s], &T2[s]));
+    close_to(&T0[0], &T0[1], 1e-6, "add");
+    BOTH(k->axpy(&T0[s], 0.3f, &T2[s]));
+    close_to(&T0[0], &T0[1], 1e-6, "axpy");
+    BOTH(k->scale(&T0[s], 1.7f));
+    close_to(&T0[0], &T0[1], 1e-6, "scale");
+    BOTH(k->copy(&T1[s], &T0[s]));
+    close_to(&T1[0], &T1[1], 1e-6, "copy");
+    assert_true(fabs(ref->sum_squares(&T0[0]) - fast->sum_squares(&T0[1])) <= 0.01 * ref->sum_squares(&T0[0]));
+    assert_true(fast->all_finite(&T0[1]));
+    BOTH(k->gelu(&T0[s], &T1[s]));
+    close_to(&T0[0], &T0[1], 2e-5, "gelu");
+    BOTH(k->gelu_backward(&T0[s], &T2[s], &T1[s]));
+    close_to(&T0[0], &T0[1], 4e-4, "gelu_backward");
+    BOTH(k->fill(&T0[s], 2.5f));
+    close_to(&T0[0], &T0[1], 0, "fill");
+    T(3, TR_F32, 1, C, 0);
+    fill(3, 1, 4);
+    BOTH(k->add_bias(&T1[s], &T3[s]));
+    close_to(&T1[0], &T1[1], 1e-6, "add_bias");
+    BOTH(k->bias_backward(&T3[s], &T2[s]));
+    close_to(&T3[0], &T3[1], 1e-4, "bias_backward");
+}
+
+static void gated(const struct shape *sh, enum tr_dtype dt)
+{
+    int64_t R = sh->rows, I = sh->cols;
+    fill(0, 2, 5), fill(1, 2, 6), fill(2, 1, 7);
+    T(0, dt, R, 2 * I, sh->pad);
+    T(1, dt, R, I, 0);
+    T(2, dt, R, I, sh->pad);
+    T(4, dt, R, 2 * I, 0);
+    BOTH(k->swiglu(&T1[s], &T0[s]));
+    close_to(&T1[0], &T1[1], 1e-5, "swiglu");
+    BOTH(k->swiglu_backward(&T4[s], &T2[s], &T0[s]));
+    close_to(&T4[0], &T4[1], 1e-4, "swiglu_backward");
+    BOTH(k->swiglu_backward(&T0[s], &T2[s], &T0[s]));
+    close_to(&T0[0], &T0[1], 1e-4, "swiglu_backward in place");
+}
+
+static void norms(const struct shape *sh, enum tr_dtype dt, enum tr_dtype weights, int64_t groups)
+{
+    int64_t R = sh->rows, C = sh->cols, W = C * groups;
+    fill(0, 1, 8), fill(1, 1, 9), fill(2, 1, 10), fill(3, 1, 11), fill(5, 0, 12), fill(6, 1, 13);
+    T(0, dt, R, W, sh->pad);
+    T(1, dt, R, W, 0);
+    T(2, weights, 1, C, 0);
+    T(3, dt, R, W, sh->pad);
+    T(4, TR_F32, R, groups, 0);
+    T(5, TR_F32, 1, C, 0);
+    T(6, weights, 1, C, 0);
+    T(7, TR_F32, R, 2, 0);
+    for (int i = 0; i < 2; i++) T2[i].ndim = T5[i].ndim = T6[i].ndim = 1, T2[i].dim[0] = T5[i].dim[0] = T6[i].dim[0] = C;
+    BOTH(k->rms_norm(&T1[s], &T4[s], &T0[s], &T2[s], 1e-5f));
+    close_to(&T4[0], &T4[1], 1e-6, "rms_norm r");
+    close_to(&T1[0], &T1[1], 1e-5, "rms_norm");
+    BOTH(k->rms_norm_rebuild(&T1[s], &T4[s], &T0[s], &T2[s]));
+    close_to(&T1[0], &T1[1], 1e-5, "rms_norm_rebuild");
+    for (int acc = 0; acc < 2; acc++) {
+        BOTH(k->rms_norm_backward(&T1[s], acc, &T5[s], &T3[s], &T0[s], &T4[s], &T2[s]));
+        close_to(&T1[0], &T1[1], 2e-4, "rms_norm_backward dx");
+        close_to(&T5[0], &T5[1], 1e-3, "rms_norm_backward dg");
+    }
+    if (groups > 1) return;
+    BOTH(k->layer_norm(&T1[s], &T7[s], &T0[s], &T2[s], &T6[s], 1e-5f));
+    if (C > 1) close_to(&T1[0], &T1[1], 1e-4, "layer_norm");
+    BOTH(k->layer_norm_rebuild(&T1[s], &T7[0], &T0[s], &T2[s], &T6[s]));
+    close_to(&T1[0], &T1[1], 1e-5, "layer_norm_rebuild");
+    struct tr_tensor db[2] = { T5[0], T5[1] };
+    BOTH(k->layer_norm_backward(&T1[s], false, &T5[s], &db[s], &T3[s], &T0[s], &T7[0], &T2[s]));
+    if (C > 1) close_to(&T1[0], &T1[1], 2e-3, "layer_norm_backward dx");
+}
+
+static void gathers(const struct shape *sh, enum tr_dtype dt, enum tr_dtype weights)
+{
+    int32_t ids[130];
+    int64_t R = sh->rows, C = sh->cols, V = 11;
+    for (int i = 0; i < 130; i++) ids[i] = i * 7 % 11;
+    struct tr_tensor id = tr_tensor_view(ids, TR_I32, TR_DIMS(R));
+    fill(0, 1, 14), fill(1, 1, 15), fill(2, 0, 16);
+    T(0, dt, R, C, sh->pad);
+    T(1, weights, V, C, 0);
+    T(2, TR_F32, V, C, 16);
+    BOTH(k->embed(&T0[s], &T1[s], &id, false));
+    close_to(&T0[0], &T0[1], 0, "embed");
+    BOTH(k->embed(&T0[s], &T1[s], &id, true));
+    close_to(&T0[0], &T0[1], 1e-6, "embed acc");
+    BOTH(k->embed_backward(&T2[s], &T0[s], &id));
+    close_to(&T2[0], &T2[1], 1e-5, "embed_backward");
+    for (int i = 0; i < 130; i++) ids[i] = 129 - i;
+    T(3, dt, 130, C, 0);
+    BOTH(k->scatter(&T3[s], &T0[s], &id));
+    close_to(&T3[0], &T3[1], 0, "scatter");
+}
+
+static void turns(enum tr_dtype dt, int64_t D)
+{
+    static float cs[40 * 128];
+    static int32_t pos[9] = { 0, 1, 2, 30, 5, 0, 7, 39, 8 };
+    test_normal(cs, 40 * 128, 17, 1);
+    fill(0, 1, 18);
+    struct tr_tensor table = tr_tensor_view(cs, TR_F32, TR_DIMS(40, D)), p = tr_tensor_view(pos, TR_I32, TR_DIMS(9));
+    T(0, dt, 9, 4 * D, 3);
+    BOTH(k->rope(&T0[s], &table, &p, 3, false));
+    close_to(&T0[0], &T0[1], 1e-5, "rope");
+    BOTH(k->rope(&T0[s], &table, &p, 3, true));
+    close_to(&T0[0], &T0[1], 1e-5, "rope inverse");
+}
+
+static void tables_agree(void **state)
+{
+    static const char *const names[] = { "avx2", "avx512" };
+    ref = tr_kernels_named("ref");
+    for (int n = 0; n < 2; n++) {
+        if (!(fast = tr_kernels_named(names[n]))) {
+            print_message("SKIPPED %s: this CPU has no such instructions\n", names[n]);
+            continue;
+        }
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (int dt = TR_F32; dt <= TR_BF16; dt++) {
+                snprintf(where, sizeof where, "%s %s [%ld, %ld] ld +%ld:", names[n], tr_dtype_name((enum tr_dtype)dt), (long)shapes[i].rows, (long)shapes[i].cols, (long)shapes[i].pad);
+                elementwise(&shapes[i], (enum tr_dtype)dt);
+                if (shapes[i].rows * shapes[i].cols * 2 < MOST) gated(&shapes[i], (enum tr_dtype)dt);
+                for (int w = TR_F32; w <= TR_BF16; w++) {
+                    norms(&shapes[i], (enum tr_dtype)dt, (enum tr_dtype)w, 1);
+                    if (shapes[i].cols < 100) norms(&shapes[i], (enum tr_dtype)dt, (enum tr_dtype)w, 3);
+                    gathers(&shapes[i], (enum tr_dtype)dt, (enum tr_dtype)w);
+                }
+                for (int64_t D = 2; D <= 128; D *= 4) turns((enum tr_dtype)dt, D);
+            }
+    }
+}
+
+/* Special values pass through as in plain C. */
+static void extremes(void **state)
+{
+    ref = tr_kernels_named("ref");
+    static const char *const names[] = { "avx2", "avx512" };
+    for (int n = 0; n < 2; n++) {
+        if (!(fast = tr_kernels_named(names[n]))) continue;
+        snprintf(where, sizeof where, "%s extremes:", names[n]);
+        float x[16] = { 0, -0.0f, 1e-38f, -1e-38f, 88, -88, 100, -100, 3e38f, -3e38f, INFINITY, -INFINITY, NAN, 1, -1, 15 };
+        float one[2][32], out[2][16];
+        for (int i = 0; i < 16; i++) one[0][i] = one[1][i] = x[i], one[0][16 + i] = one[1][16 + i] = 1;
+        for (int s = 0; s < 2; s++) {
+            struct tr_tensor gu = tr_tensor_view(one[s], TR_F32, TR_DIMS(1, 32)), a = tr_tensor_view(out[s], TR_F32, TR_DIMS(1, 16)), v = tr_tensor_view(one[s], TR_F32, TR_DIMS(1, 16));
+            (s ? fast : ref)->swiglu(&a, &gu);
+            assert_false((s ? fast : ref)->all_finite(&v));
+        }
+        for (int i = 0; i < 16; i++)
+            if (!(isnan(out[0][i]) && isnan(out[1][i])) && fabsf(out[0][i] - out[1][i]) > 1e-5f * fabsf(out[0][i]) + 1e-30f && i != 11)
+                fail_msg("%s swiglu of %g is %g, plain C has %g", where, (double)x[i], (double)out[1][i], (double)out[0][i]);
+    }
+}
+
+/* One thread and two: the same bits, for every table. */
+static void threads_do_not_show(void **state)
+{
+    static const char *const names[] = { "ref", "avx2", "avx512" };
+    for (int n = 0; n < 3; n++) {
+        const struct tr_kernels *k = tr_kernels_named(names[n]);
+        if (!k) continue;
+        fill(0, 1, 20), fill(1, 1, 21), fill(2, 1, 22), fill(5, 0, 23);
+        for (int threads = 1; threads <= 2; threads++) {
+            tr_set_threads(threads);
+            int s = threads - 1;
+            struct tr_tensor x = at(s, 0, TR_BF16, 130, 576, 0), dy = at(s, 1, TR_BF16, 130, 576, 0), g = at(s, 2, TR_F32, 1, 576, 0), r = at(s, 4, TR_F32, 130, 1, 0), dg = at(s, 5, TR_F32, 1, 576, 0), dx = at(s, 3, TR_BF16, 130, 576, 0);
+            k->rms_norm(&dx, &r, &x, &g, 1e-5f);
+            k->rms_norm_backward(&dx, false, &dg, &dy, &x, &r, &g);
+            k->bias_backward(&dg, &dx);
+            spaces[s]->f[6][0] = (float)k->sum_squares(&x);
+        }
+        if (memcmp(spaces[0]->f[5], spaces[1]->f[5], 576 * 4) || memcmp(spaces[0]->h[3], spaces[1]->h[3], 130 * 576 * 2) || spaces[0]->f[6][0] != spaces[1]->f[6][0])
+            fail_msg("%s: bits depend on the number of threads", names[n]);
+    }
+}
+
+/* int8: nearest rounding is within half a step; stochastic rounding is right on average and within one. */
+static void int8_rounding(void **state)
+{
+    enum { R = 3, C = 200, TRIES = 400 };
+    struct tr_tensor w;
+    static float x[R * C], back[R * C], mean[R * C], zero[R * C];
+    test_normal(x, R * C, 31, 1);
+    struct tr_tensor f = tr_tensor_view(x, TR_F32, TR_DIMS(R, C)), b = tr_tensor_view(back, TR_F32, TR_DIMS(R, C)), z = tr_tensor_view(zero, TR_F32, TR_DIMS(R, C));
+    assert_ok(tr_tensor_new(&w, TR_WEIGHTS, TR_INT8, 2, f.dim));
+    tr_kernels()->copy(&w, &f);
+    tr_kernels()->copy(&b, &w);
+    for (int i = 0; i < R * C; i++) assert_true(fabsf(back[i] - x[i]) <= 0.5001f * w.quant.scale[i / C * 2 + i % C / 128]);
+    for (int t = 0; t < TRIES; t++) { /* a step of a third of a scale, again and again from the same weights */
+        struct tr_apply a = { 1, 0, 1, tr_key(1, TR_RNG_ROUNDING, 2, (uint64_t)t) };
+        tr_kernels()->copy(&w, &f);
+        for (int i = 0; i < R * C; i++) zero[i] = -x[i] / 300;
+        a.rate = 1;
+        tr_updates()->apply(&w, &z, &a);
+        tr_kernels()->copy(&b, &w);
+        for (int i = 0; i < R * C; i++) mean[i] += back[i] / TRIES;
+    }
+    tr_kernels()->copy(&w, &f);
+    tr_kernels()->copy(&b, &w);
+    for (int i = 0; i < R * C; i++) {
+        float want = back[i] + x[i] / 300, scale = w.quant.scale[i / C * 2 + i % C / 128];
+        if (fabsf(mean[i] - want) > 4 * 0.5f * scale / 20) fail_msg("int8: element %d is %g on average, want %g (scale %g)", i, (double)mean[i], (double)want, (double)scale);
+    }
+    tr_tensor_release(&w);
+}
+
+/* bf16 weights: an update far below their precision still arrives on average; without a key it is lost. */
+static void bf16_rounding(void **state)
+{
+    enum { N = 64, STEPS = 2000 };
+    uint16_t w[2][N];
+    float g[N];
+    for (int i = 0; i < N; i++) w[0][i] = w[1][i] = tr_f32_to_bf16(1), g[i] = 1;
+    struct tr_tensor grad = tr_tensor_view(g, TR_F32, TR_DIMS(N));
+    for (int t = 0; t < STEPS; t++)
+        for (int s = 0; s < 2; s++) {
+            struct tr_tensor x = tr_tensor_view(w[s], TR_BF16, TR_DIMS(N));
+            struct tr_apply a = { 1, -1e-4f, 1, s ? tr_key(1, TR_RNG_ROUNDING, 3, (uint64_t)t) : (struct tr_key){ { 0, 0 } } };
+            tr_updates()->apply(&x, &grad, &a);
+        }
+    double mean = 0;
+    for (int i = 0; i < N; i++) {
+        assert_true(tr_bf16_to_f32(w[0][i]) == 1);
+        mean += (double)tr_bf16_to_f32(w[1][i]) / N;
+    }
+    assert_true(fabs(mean - 1.2) < 0.01);
+}
+
+int main(void)
+{
+    spaces[0] = malloc(sizeof *spaces[0]);
+    spaces[1] = malloc(sizeof *spaces[1]);
+    const struct CMUnitTest tests[] = { cmocka_unit_test(tables_agree), cmocka_unit_test(extremes), cmocka_unit_test(threads_do_not_show),
+                                        cmocka_unit_test(int8_rounding), cmocka_unit_test(bf16_rounding) };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(spaces[0]);
+    free(spaces[1]);
+    return failed;
+}
