@@ -55,6 +55,13 @@ static int set_key(struct setting *s, const struct opt_entry *e)
     if (e->place.line > 0) snprintf(at, sizeof at, "%s:%d", e->place.file, e->place.line);
     else snprintf(at, sizeof at, "--set");
     if (near) return tr_fail(TR_EINPUT, "unknown key '%s.%.60s' (%s): did you mean '%s.%s'?", e->section, e->key, at, e->section, near);
+    for (int i = 0; opt_kinds[i]; i++) { /* a slip in the name of another optimizer's key */
+        const char *others[64] = { NULL };
+        n = 0;
+        for (const struct tr_option *o = opt_kinds[i]->options; o->name && n < 62; o++) others[n++] = o->name;
+        if ((near = tr_nearest(e->key, others)))
+            return tr_fail(TR_EINPUT, "unknown key '%s.%.60s' (%s): did you mean '%s.%s'? It is a key of %s, not of %s", e->section, e->key, at, e->section, near, opt_kinds[i]->name, s->kind->name);
+    }
     return tr_fail(TR_EINPUT, "unknown key '%s.%.60s' (%s): %s has no such key; `train help optimizer.%s` lists them", e->section, e->key, at, s->kind->name, s->kind->name);
 }
 

@@ -53,7 +53,7 @@ static struct frame limits(const struct plot *p)
 
 static int axes(struct tr_buf *o, const struct plot *p, const struct frame *f)
 {
-    TR_TRY(tr_buf_printf(o, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\"><text x=\"%d\" y=\"18\" class=\"t\">%s</text>", W, H, p->title, LEFT, p->title));
+    TR_TRY(tr_buf_printf(o, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\"><style>text{font-family:system-ui,sans-serif}.t{font-size:14px;font-weight:600;fill:#222}.l{font-size:12px;fill:#555}.g{stroke:#e6e6e6}.m{fill:#222}</style><text x=\"%d\" y=\"18\" class=\"t\">%s</text>", W, H, p->title, LEFT, p->title));
     double step = nice(f->y1 - f->y0, 6);
     for (double y = ceil(f->y0 / step) * step; y <= f->y1 + 1e-9 * step; y += step)
         TR_TRY(tr_buf_printf(o, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" class=\"g\"/><text x=\"%d\" y=\"%.1f\" class=\"l\" text-anchor=\"end\">%.6g</text>",

@@ -9,6 +9,7 @@
 #include "recipes/metrics.h"
 #include "recipes/progress.h"
 #include "recipes/report.h"
+#include "recipes/trace.h"
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -29,7 +30,7 @@ struct running {
     struct metrics *metrics;
     struct progress *progress;
     struct tr_buf config;        /* the resolved recipe */
-    int64_t saved;               /* step of the newest snapshot of this run */
+    int64_t saved, first;        /* step of the newest snapshot of this run; step that it began after */
 };
 
 static int save(struct running *s, double *seconds)
@@ -86,6 +87,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         s->saved = (int64_t)j->step;
         tr_info("resumed at step %" PRIu64 " from %s", j->step, path);
     } else s->saved = -1;
+    s->first = (int64_t)j->step;
     TR_GO(metrics_open(&s->metrics, r->run.dir, (int64_t)j->step));
     TR_GO(progress_new(&s->progress, j->steps, (int64_t)j->step, r->train.log_every));
     tr_mem_reset_peak();
@@ -100,7 +102,12 @@ static int one_step(struct running *s)
     const struct recipe *r = j->r;
     struct step_result result;
     double t = tr_now(), block = 0;
-    TR_TRY(job_step(j, &result));
+    struct trace *trace = NULL; /* the second step of a run, when everything is in place */
+    if ((int64_t)j->step == s->first + 1) TR_TRY(trace_begin(&trace));
+    int rc = job_step(j, &result);
+    if (rc == TR_OK && trace) rc = trace_end(trace, r->run.dir);
+    else trace_free(trace);
+    TR_TRY(rc);
     t = tr_now() - t;
     int64_t step = (int64_t)j->step;
     struct metrics_row row = { .step = step, .loss = result.loss, .lr = result.lr, .grad_norm = result.grad_norm, .tokens = (int64_t)j->tokens_seen,

@@ -1,0 +1,14 @@
+/* Memory within one step: the ledger's categories over time, as a picture. */
+#ifndef RECIPE_TRACE_H
+#define RECIPE_TRACE_H
+#include "libtrain/base/mem.h"
+
+struct trace;
+/* Starts watching the ledger. */
+int trace_begin(struct trace **out);
+/* Stops; writes folder/memory.svg with the peak marked. Frees the trace. */
+int trace_end(struct trace *t, const char *folder);
+/* Stops without a picture; NULL is fine. */
+void trace_free(struct trace *t);
+
+#endif
