@@ -90,3 +90,18 @@ int forecast_check(struct job *j, const struct forecast *f)
     return tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): memory.budget is %.2f GB; at its peak %s; %s", (double)f->peak_rss / 1e9, j->r->path,
                    (double)budget / 1e9, items, advice[0] ? advice : "a smaller model or a larger budget is needed");
 }
+
+int forecast_fit(struct job *j, struct forecast *out)
+{
+    static const enum tr_recompute order[] = { TR_KEEP, TR_SELECTIVE, TR_BLOCK };
+    if (j->r->memory.recompute != RECIPE_RECOMPUTE_AUTO) {
+        TR_TRY(forecast_run(j, out));
+        return forecast_check(j, out);
+    }
+    for (int i = 0; i < 3; i++) {
+        TR_TRY(job_resolve(j, j->micro_batch, order[i]));
+        TR_TRY(forecast_run(j, out));
+        if (j->r->memory.budget <= 0 || out->peak_rss <= j->r->memory.budget) break;
+    }
+    return forecast_check(j, out);
+}

@@ -13,6 +13,10 @@ struct forecast {
  * child process in dry mode: kernels do nothing, the ledger counts. Errors: those that the run itself would meet. */
 int forecast_run(struct job *j, struct forecast *out);
 
+/* The forecast of the run as it will be: with memory.recompute = auto the least recomputation that fits the budget is
+ * chosen and kept in the job. TR_EBUDGET when nothing fits. */
+int forecast_fit(struct job *j, struct forecast *out);
+
 /* TR_EBUDGET when the forecast is above memory.budget: the largest items and what would save how much. */
 int forecast_check(struct job *j, const struct forecast *f);
 

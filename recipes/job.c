@@ -53,6 +53,18 @@ static bool holds_tokens(const char *path)
     return n == 0 || (n > 3 && !strcmp(path + n - 3, ".h5"));
 }
 
+/* A .gguf file named as tokenizer is opened for its metadata alone. */
+static int open_tokenizer(struct job *j, const json_t *gguf, const char *path)
+{
+    size_t n = strlen(path);
+    if (n < 5 || strcmp(path + n - 5, ".gguf")) return tr_tokenizer_open(&j->tokenizer, gguf, path);
+    struct tr_weights *w;
+    TR_TRY(tr_weights_open(&w, path));
+    int rc = tr_tokenizer_open(&j->tokenizer, tr_weights_metadata(w), "");
+    tr_weights_free(w);
+    return rc;
+}
+
 int job_tokenizer(struct job *j, bool required)
 {
     if (!required && holds_tokens(j->r->data.train) && holds_tokens(j->r->data.valid)) return TR_OK;
@@ -63,7 +75,7 @@ int job_tokenizer(struct job *j, bool required)
         if (!required) return TR_OK;
         return tr_fail(TR_EINPUT, "no tokenizer (%s): the model is from scratch; set model.tokenizer to a tokenizer.json, a .gguf file, or bytes", j->r->path);
     }
-    TR_TRY(tr_tokenizer_open(&j->tokenizer, gguf, path));
+    TR_TRY(open_tokenizer(j, gguf, path));
     if (tr_tokenizer_size(j->tokenizer) > j->shape.vocab)
         return tr_fail(TR_EINPUT, "tokenizer of %d tokens (%s): the model's vocabulary has only %" PRId64 "; set model.vocab or another model.tokenizer",
                        tr_tokenizer_size(j->tokenizer), j->r->path, j->shape.vocab);
@@ -102,27 +114,25 @@ int job_parameters(struct job *j, const char *snapshot)
 
 /* ---- data */
 
-/* How activations and gradients are held; what cannot work together is refused or said. */
-static int resolve_memory(struct job *j)
+int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute)
 {
     const struct recipe *r = j->r;
-    j->recompute = r->memory.recompute == RECIPE_RECOMPUTE_NONE ? TR_KEEP : r->memory.recompute == RECIPE_RECOMPUTE_BLOCK ? TR_BLOCK : TR_SELECTIVE;
-    bool can = j->micro_batches == 1 && !(r->train.clip > 0);
-    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && can;
-    int64_t bytes = 4 * tr_shape_params(&j->shape);
+    j->batch = r->train.batch;
+    j->micro_batch = micro_batch;
+    j->micro_batches = j->batch / micro_batch;
+    j->recompute = recompute;
+    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->micro_batches == 1 && !(r->train.clip > 0);
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
-        return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false", r->train.clip, r->path, (double)bytes / 1e6);
-    if (r->memory.fused_update == RECIPE_FUSED_TRUE && !can)
-        tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, (double)bytes / 1e6);
+        return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false",
+                       r->train.clip, r->path, 4e-6 * (double)tr_shape_params(&j->shape));
     return TR_OK;
 }
 
 int job_data(struct job *j, bool train)
 {
     const struct recipe *r = j->r;
-    j->batch = r->train.batch;
-    j->micro_batch = r->train.micro_batch > 0 ? r->train.micro_batch : j->batch;
-    j->micro_batches = j->batch / j->micro_batch;
+    static const enum tr_recompute held[] = { TR_KEEP, TR_SELECTIVE, TR_BLOCK, TR_SELECTIVE /* auto: the forecast may choose more */ };
+    TR_TRY(job_resolve(j, r->train.micro_batch, held[r->memory.recompute]));
     j->segment = 512;
     if (train) {
         TR_TRY(tr_dataset_open(&j->train, &r->data, r->data.train, j->tokenizer, j->shape.vocab));
@@ -130,7 +140,6 @@ int job_data(struct job *j, bool train)
         int64_t per_epoch = tr_loader_sequences(j->loader);
         j->steps = r->train.steps > 0 ? r->train.steps : (int64_t)((double)per_epoch * r->train.epochs / (double)j->batch + 0.999999);
         if (j->steps < 1) j->steps = 1;
-        TR_TRY(resolve_memory(j));
     }
     if (r->data.valid[0]) {
         TR_TRY(tr_dataset_open(&j->valid, &r->data, r->data.valid, j->tokenizer, j->shape.vocab));

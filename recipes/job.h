@@ -32,6 +32,8 @@ int job_open(struct job *j, const struct recipe *r);
 int job_tokenizer(struct job *j, bool required);
 /* Training (and validation) data with their loaders; resolves steps and micro-batches. */
 int job_data(struct job *j, bool train);
+/* How a step is cut and held. Refuses what cannot work together. */
+int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute);
 /* Allocates the network; values: from the file or random, or unset when a snapshot follows (values = false). */
 int job_net(struct job *j, bool values);
 /* Optimizer, tape and feed for training; feed alone for evaluation. */

@@ -6,17 +6,25 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-/* Tokens/s from the matmul rate of this machine on the model's widest layer, and the share of it that steps reach
- * (0.75 as measured by bench on the presets; recompute runs the forward of blocks again: 4/3 of the work). */
-static double expected_speed(const struct job *j)
+/* Tokens/s from the matmul rate of this machine on the model's widest layer, measured now, and the share of it that steps
+ * reach (`train bench` on SmolLM2's shape: 0.83 with everything kept or products rebuilt). Blocks that run again add a third
+ * to the blocks' work; micro-batches below 512 tokens lose what small products lose. */
+static double matmul_rate(const struct job *j)
 {
-    const struct tr_shape *s = &j->shape;
     enum tr_dtype compute = j->r->model.dtype != RECIPE_F32 && tr_gemm_has_bf16() ? TR_BF16 : TR_F32;
     if (j->r->model.compute != RECIPE_COMPUTE_AUTO) compute = j->r->model.compute == RECIPE_COMPUTE_BF16 ? TR_BF16 : TR_F32;
-    double flops = 6.0 * (double)tr_shape_matmul_params(s) + 6.0 * (double)(s->layers * s->heads * s->head_dim) * (double)j->r->data.sequence;
-    if (j->r->memory.recompute == RECIPE_RECOMPUTE_BLOCK) flops *= 4.0 / 3;
-    return 0.75e9 * tr_gemm_rate(compute, 512, s->intermediate, s->hidden) / flops;
+    return 1e9 * tr_gemm_rate(compute, 512, j->shape.intermediate, j->shape.hidden);
+}
+
+static double expected_speed(const struct job *j, double rate)
+{
+    const struct tr_shape *s = &j->shape;
+    double head = 6.0 * (double)(s->vocab * s->hidden), attention = 6.0 * (double)(s->layers * s->heads * s->head_dim) * (double)j->r->data.sequence;
+    double blocks = 6.0 * (double)tr_shape_matmul_params(s) - head + attention, tokens = (double)tr_loader_max_tokens(j->loader, j->micro_batch);
+    if (j->recompute == TR_BLOCK) blocks *= 4.0 / 3;
+    return 0.83 * rate * (tokens / (tokens + 40)) / (head + blocks);
 }
 
 static void print_json(const struct forecast *f, double speed, bool fits)
@@ -44,21 +52,77 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
     if (j->r->memory.budget > 0) printf("%s memory.budget = %.2f GB\n", fits ? "fits" : "does not fit", (double)j->r->memory.budget / 1e9);
 }
 
+/* ---- search */
+
+struct choice { int64_t micro_batch; enum tr_recompute recompute; double speed; struct forecast f; };
+
+static int by_speed(const void *a, const void *b)
+{
+    const struct choice *x = a, *y = b;
+    if (x->speed != y->speed) return x->speed < y->speed ? 1 : -1;
+    return x->f.peak_rss < y->f.peak_rss ? -1 : x->f.peak_rss > y->f.peak_rss;
+}
+
+/* Every way to cut the batch and to hold activations; prints those that fit, fastest first. */
+static int print_search(struct job *j)
+{
+    static const char *const names[] = { "none", "selective", "block" };
+    struct choice all[192];
+    size_t n = 0, shown = 0;
+    int64_t budget = j->r->memory.budget;
+    for (int64_t m = j->batch; m >= 1 && n + 3 <= sizeof all / sizeof *all; m--)
+        for (int k = TR_KEEP; k <= TR_BLOCK && j->batch % m == 0; k++) {
+            struct choice *c = &all[n];
+            *c = (struct choice){ .micro_batch = m, .recompute = (enum tr_recompute)k };
+            TR_TRY(job_resolve(j, m, c->recompute));
+            TR_TRY(forecast_run(j, &c->f));
+            n++;
+        }
+    double rate = matmul_rate(j); /* after the forecasts: they fork, and measuring starts threads */
+    for (size_t i = 0; i < n; i++) {
+        j->micro_batch = all[i].micro_batch;
+        j->recompute = all[i].recompute;
+        all[i].speed = expected_speed(j, rate);
+    }
+    qsort(all, n, sizeof *all, by_speed);
+    printf("%-12s %-11s %12s %12s\n", "micro_batch", "recompute", "resident", "tokens/s");
+    for (size_t i = 0; i < n; i++) {
+        if (budget > 0 && all[i].f.peak_rss > budget) continue;
+        printf("%-12" PRId64 " %-11s %9.1f MB %12.0f\n", all[i].micro_batch, names[all[i].recompute], (double)all[i].f.peak_rss / 1e6, all[i].speed);
+        if (!shown++) j->micro_batch = all[i].micro_batch, j->recompute = all[i].recompute;
+    }
+    if (!shown) {
+        size_t least = 0;
+        for (size_t i = 1; i < n; i++)
+            if (all[i].f.peak_rss < all[least].f.peak_rss) least = i;
+        TR_TRY(job_resolve(j, all[least].micro_batch, all[least].recompute));
+        puts("nothing fits");
+        return forecast_check(j, &all[least].f);
+    }
+    printf("fastest: --set train.micro_batch=%" PRId64 " --set memory.recompute=%s\n", j->micro_batch, names[j->recompute]);
+    return TR_OK;
+}
+
 int recipe_plan(struct recipe *r, bool json, bool search)
 {
     struct job j = { 0 };
     struct forecast f;
     int rc;
-    if (search) return tr_fail(TR_EINPUT, "--search is not there yet; try settings with --set and compare their plans");
     TR_GO(job_open(&j, r));
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));
-    TR_GO(forecast_run(&j, &f));
-    bool fits = r->memory.budget <= 0 || f.peak_rss <= r->memory.budget;
-    double speed = expected_speed(&j);
-    if (json) print_json(&f, speed, fits);
-    else print_table(&j, &f, speed, fits);
-    rc = forecast_check(&j, &f);
+    if (search) {
+        rc = print_search(&j);
+        goto done;
+    }
+    int fit = forecast_fit(&j, &f);
+    if (fit != TR_OK && fit != TR_EBUDGET) TR_GO(fit);
+    char why[1024];
+    snprintf(why, sizeof why, "%s", fit ? tr_message() : "");
+    double speed = expected_speed(&j, matmul_rate(&j));
+    if (json) print_json(&f, speed, fit == TR_OK);
+    else print_table(&j, &f, speed, fit == TR_OK);
+    rc = fit ? tr_fail(fit, "%s", why) : TR_OK;
 done:
     job_release(&j);
     return rc;

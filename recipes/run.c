@@ -69,13 +69,14 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     TR_GO(job_open(j, r));
     TR_GO(job_tokenizer(j, false));
     TR_GO(job_data(j, true));
-    TR_GO(forecast_run(j, &f));
-    TR_GO(forecast_check(j, &f));
+    TR_GO(forecast_fit(j, &f));
     forecast_text(items, sizeof items, &f.ledger);
     struct tr_data_counts c = tr_dataset_counts(j->train);
     tr_info("%.1f M parameters, %s weights; %" PRId64 " examples, %" PRId64 " counted tokens; %" PRId64 " steps of %" PRId64 " sequences",
             (double)tr_shape_params(&j->shape) / 1e6, tr_dtype_name(r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32),
             c.examples, c.counted, j->steps, j->batch);
+    if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
+        tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
     tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);
     TR_GO(tr_mkdirs(r->run.dir));
     TR_GO(recipe_print(r, &s->config));
