@@ -56,6 +56,28 @@ static int check_supported(const struct recipe *r)
     return TR_OK;
 }
 
+/* A run from the start in a folder that has been used: the earlier run's snapshots make way, but none is lost. */
+static int set_aside(const char *dir)
+{
+    char *old = NULL, *aside = NULL;
+    int rc;
+    TR_TRY(tr_path_join(&old, dir, "snapshots"));
+    for (int i = 1; tr_exists(old); i++) {
+        struct tr_buf b = { 0 };
+        free(aside);
+        TR_GO(tr_buf_printf(&b, "%s.%d", old, i));
+        aside = b.data;
+        if (tr_exists(aside)) continue;
+        if (rename(old, aside)) TR_GO(tr_fail(TR_EFAIL, "cannot set the earlier run's snapshots aside ('%s'); choose another run.dir", old));
+        tr_info("snapshots of an earlier run are now in %s; --resume would have continued it", aside);
+    }
+    rc = TR_OK;
+done:
+    free(aside);
+    free(old);
+    return rc;
+}
+
 static int start(struct running *s, struct recipe *r, const char *resume)
 {
     struct job *j = &s->j;
@@ -79,6 +101,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
     tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);
     TR_GO(tr_mkdirs(r->run.dir));
+    if (!path) TR_GO(set_aside(r->run.dir));
     TR_GO(recipe_print(r, &s->config));
     TR_GO(recipe_write_config(r));
     TR_GO(job_net(j, path == NULL));

@@ -1,0 +1,193 @@
+/* Whole runs of a small model: what was foretold is what is used, fused equals unfused, resumed equals undisturbed, threads
+ * do not show, and what goes wrong is said with its place. */
+#include "tests/support/support.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/base/log.h"
+#include "libtrain/kernel/kernel.h"
+#include "optim/optim.h"
+#include "recipes/commands.h"
+#include "recipes/forecast.h"
+#include "recipes/metrics.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char base[] =
+    "[model]\narch = llama\nhidden = 32\nlayers = 3\nheads = 4\nkv_heads = 2\nintermediate = 64\nvocab = 257\ncontext = 64\ntokenizer = bytes\ndtype = f32\n"
+    "[data]\nsequence = 48\n[train]\nsteps = 6\nbatch = 4\nmicro_batch = 4\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 3\nkeep = 5\n";
+
+static char path[512], text_path[512];
+
+static void setup_files(void)
+{
+    snprintf(text_path, sizeof text_path, "%s/text.txt", test_folder());
+    FILE *f = fopen(text_path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 400; i++) fprintf(f, "line %d of a text that repeats %d times\n", i % 17, i % 5);
+    fclose(f);
+}
+
+/* The base recipe with "section.key=value" settings; the run folder is test_folder()/name. */
+static int load(struct recipe *r, const char *name, const char *const *more)
+{
+    static char dir[600], train[600];
+    const char *sets[32] = { dir, train };
+    size_t n = 2;
+    snprintf(path, sizeof path, "%s/%s.ini", test_folder(), name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(base, f);
+    fclose(f);
+    snprintf(dir, sizeof dir, "run.dir=%s/%s", test_folder(), name);
+    snprintf(train, sizeof train, "data.train=%s", text_path);
+    for (; more && *more; more++) sets[n++] = *more;
+    return recipe_load(r, path, sets, n);
+}
+
+#define SETS(...) (const char *const[]){ __VA_ARGS__, NULL }
+
+/* Runs it; the losses go to `loss` (6 at most). */
+static void run(const char *name, const char *resume, double *loss, const char *const *more)
+{
+    struct recipe r;
+    struct metrics_row *rows;
+    size_t n;
+    assert_ok(load(&r, name, more));
+    assert_ok(recipe_run(&r, resume));
+    assert_ok(metrics_read(&rows, &n, r.run.dir));
+    for (size_t i = 0; loss && i < n && i < 6; i++) loss[i] = rows[i].loss;
+    free(rows);
+    recipe_release(&r);
+}
+
+/* Every optimizer that trains by gradients, under several layouts: the forecast's peak and state equal the ledger's. */
+static void foretold_is_used(void **state)
+{
+    static const char *const layouts[][3] = { { "train.micro_batch=4", "memory.recompute=selective", "model.dtype=f32" }, { "train.micro_batch=2", "memory.recompute=block", "model.dtype=bf16" },
+        { "train.micro_batch=4", "memory.recompute=none", "model.dtype=int8" }, { "train.micro_batch=1", "memory.recompute=selective", "train.clip=1" } };
+    for (int k = 0; opt_kinds[k]; k++)
+        for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
+            struct recipe r;
+            struct job j;
+            struct forecast f;
+            struct step_result s;
+            char name[96];
+            snprintf(name, sizeof name, "optimizer.name=%s", opt_kinds[k]->name);
+            assert_ok(load(&r, "plan", SETS(name, layouts[l][0], layouts[l][1], layouts[l][2])));
+            assert_ok(job_open(&j, &r));
+            assert_ok(job_tokenizer(&j, true));
+            assert_ok(job_data(&j, true));
+            size_t before = tr_mem_ledger().total;
+            int rc = forecast_fit(&j, &f);
+            if (rc == TR_OK) {
+                assert_ok(job_net(&j, true));
+                assert_ok(job_training(&j));
+                tr_mem_reset_peak();
+                for (int i = 0; i < 2; i++) assert_ok(job_step(&j, &s));
+                struct tr_ledger used = tr_mem_ledger();
+                for (int c = 0; c < TR_CATEGORIES; c++)
+                    if (used.at_peak[c] != f.ledger.at_peak[c] && c != TR_WORKSPACE) fail_msg("%s %s %s %s: %s at the peak is %zu, foretold %zu", name, layouts[l][0], layouts[l][1], layouts[l][2], tr_category_name((enum tr_category)c), used.at_peak[c], f.ledger.at_peak[c]);
+                if (used.peak != f.ledger.peak) fail_msg("%s %s %s %s: peak is %zu, foretold %zu", name, layouts[l][0], layouts[l][1], layouts[l][2], used.peak, f.ledger.peak);
+                assert_int_equal(used.now[TR_OPTIMIZER], opt_state_bytes(j.opt));
+            } else assert_int_equal(rc, TR_EINPUT); /* a kind that needs more than a gradient says so */
+            job_release(&j);
+            assert_true(tr_mem_ledger().total <= before);
+            recipe_release(&r);
+        }
+}
+
+static void fused_equals_unfused(void **state)
+{
+    double fused[6], apart[6];
+    run("fused", NULL, fused, SETS("memory.fused_update=true", "optimizer.name=apollo-mini"));
+    run("apart", NULL, apart, SETS("memory.fused_update=false", "optimizer.name=apollo-mini"));
+    assert_memory_equal(fused, apart, sizeof fused);
+}
+
+static void activations_do_not_show(void **state)
+{
+    double kept[6], other[6];
+    run("kept", NULL, kept, SETS("memory.recompute=none"));
+    run("block", NULL, other, SETS("memory.recompute=block"));
+    assert_memory_equal(kept, other, sizeof kept);
+    run("one", NULL, other, SETS("run.threads=1"));
+    assert_memory_equal(kept, other, sizeof kept);
+    tr_set_threads(2);
+}
+
+/* Micro-batches of one sequence and of four: equal but for rounding; loss is per counted token of the whole batch. */
+static void micro_batches_agree(void **state)
+{
+    double whole[6], parts[6];
+    run("whole", NULL, whole, SETS("train.micro_batch=4"));
+    run("parts", NULL, parts, SETS("train.micro_batch=1"));
+    for (int i = 0; i < 6; i++) assert_true(fabs(whole[i] - parts[i]) < 1e-4);
+}
+
+static void resumed_equals_undisturbed(void **state)
+{
+    static const char *const dtypes[] = { "model.dtype=f32", "model.dtype=bf16", "model.dtype=int8" };
+    for (int d = 0; d < 3; d++) {
+        double whole[6], parts[6];
+        run("calm", NULL, whole, SETS(dtypes[d], "optimizer.name=apollo", "optimizer.rank=4", "optimizer.update_gap=2"));
+        run("cut", NULL, NULL, SETS(dtypes[d], "optimizer.name=apollo", "optimizer.rank=4", "optimizer.update_gap=2", "train.stop_at=4"));
+        run("cut", "", parts, SETS(dtypes[d], "optimizer.name=apollo", "optimizer.rank=4", "optimizer.update_gap=2"));
+        assert_memory_equal(whole, parts, sizeof whole);
+    }
+}
+
+static void numbers_that_are_not_finite(void **state)
+{
+    struct recipe r;
+    struct metrics_row *rows;
+    size_t n;
+    assert_ok(load(&r, "nan", SETS("train.lr=1e6", "train.warmup=4", "train.clip=0", "checkpoint.every=1", "train.steps=40", "optimizer.name=sgd")));
+    assert_int_equal(recipe_run(&r, NULL), TR_EFAIL);
+    assert_non_null(strstr(tr_message(), "not finite"));
+    assert_non_null(strstr(tr_message(), "step "));
+    assert_ok(metrics_read(&rows, &n, r.run.dir));
+    for (size_t i = 0; i < n; i++) assert_true(isfinite(rows[i].loss));
+    free(rows);
+    recipe_release(&r);
+}
+
+static void a_budget_that_is_too_small(void **state)
+{
+    struct recipe r;
+    assert_ok(load(&r, "budget", SETS("memory.budget=1M")));
+    assert_int_equal(recipe_run(&r, NULL), TR_EBUDGET);
+    assert_non_null(strstr(tr_message(), "optimizer"));
+    char report[600];
+    snprintf(report, sizeof report, "%s/report.html", r.run.dir);
+    assert_true(access(report, F_OK) != 0);
+    recipe_release(&r);
+}
+
+static void recipes_that_are_wrong(void **state)
+{
+    static const struct { const char *set, *says; } bad[] = {
+        { "train.stepz=3", "did you mean 'train.steps'?" }, { "trian.steps=3", "did you mean 'train'?" }, { "optimizer.name=adamx", "did you mean" }, { "optimizer.rank=3", "optimizer.rank" },
+        { "train.micro_batch=3", "does not divide" }, { "train.epochs=2", "both set" }, { "model.preset=llama-9b", "preset" }, { "train.lr=fast", "must be a number" }, { "nonsense", "section.key=value" },
+        { "model.heads=3", "heads" }, { "memory.fused_update=true", NULL }, { "optimizer.group.x.name=sgd", "match" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct recipe r;
+        int rc = load(&r, "bad", SETS(bad[i].set));
+        struct job j = { 0 };
+        if (rc == TR_OK) rc = job_open(&j, &r);
+        job_release(&j);
+        recipe_release(&r);
+        if (!bad[i].says) assert_int_equal(rc, TR_OK);
+        else if (rc != TR_EINPUT || !strstr(tr_message(), bad[i].says)) fail_msg("%s gives %d: %s", bad[i].set, rc, rc ? tr_message() : "");
+    }
+}
+
+int main(void)
+{
+    tr_log_quiet(true);
+    setup_files();
+    const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
+        cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
