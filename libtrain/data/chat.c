@@ -6,17 +6,25 @@
 #include <string.h>
 
 #define CHATML .style = TR_CHAT_HEADERS, .begin = "", .before = "<|im_start|>", .after = "\n", .say = "", \
-    .end = "<|im_end|>", .gap = "\n"
+    .end = "<|im_end|>", .gap = "\n", .tokens = "<|im_start|><|im_end|><|endoftext|>" \
+    "<|vision_start|><|vision_end|><|image_pad|><|video_pad|>"
 #define LLAMA3 .family = "llama-3", .style = TR_CHAT_HEADERS, .begin = "<|begin_of_text|>", .before = "<|start_header_id|>", \
-    .after = "<|end_header_id|>\n\n", .say = "", .end = "<|eot_id|>", .gap = "", .trim = true
-#define MISTRAL .family = "mistral", .style = TR_CHAT_INSTRUCTIONS, .begin = "<s>", .before = "[INST] ", .end = "</s>", \
-    .sys_open = "", .sys_close = "\n\n"
+    .after = "<|end_header_id|>\n\n", .say = "", .end = "<|eot_id|>", .gap = "", .trim = true, \
+    .tokens = "<|begin_of_text|><|end_of_text|><|start_header_id|><|end_header_id|><|eot_id|><|eom_id|><|python_tag|>"
+#define MISTRAL .family = "mistral", .style = TR_CHAT_INSTRUCTIONS, .begin = "<s>", .end = "</s>", \
+    .sys_open = "", .sys_close = "\n\n", .tokens = ""
+#define CUTTING "Cutting Knowledge Date: December 2023\nToday Date: "
 
-/* The first whose marks are in the template wins. */
+/* The first that fits a template's text wins; a text that none fits is unknown, which is better than rendered wrongly.
+ * Two things are decided here. Templates that write today's date get the date they fall back to, so that the same data
+ * is the same on another day. Mistral's newer ones repeat the system's words in the last user message, some of them only
+ * where no answer follows; here they stand there always, as in the prompts that the model will see. */
 static const struct tr_chat chats[] = {
-    { .name = "llama-3.1", LLAMA3, .preface = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
-      .marks = { "<|start_header_id|>", "Cutting Knowledge Date" } },
-    { .name = "llama-3", LLAMA3, .marks = { "<|start_header_id|>" } },
+    { .name = "llama-3.1", LLAMA3, .preface = CUTTING "26 Jul 2024\n\n",
+      .marks = { "<|start_header_id|>", "\"Cutting Knowledge Date: December 2023\\n", "\"26 Jul 2024\"" } },
+    { .name = "llama-3.1-july", LLAMA3, .preface = CUTTING "26 July 2024\n\n",
+      .marks = { "<|start_header_id|>", "\"Cutting Knowledge Date: December 2023\\n", "\"26 July 2024\"" } },
+    { .name = "llama-3", LLAMA3, .marks = { "<|start_header_id|>" }, .lacks = { "Cutting Knowledge", "function", "unsafe" } },
     { .name = "smollm2", .family = "chatml", CHATML,
       .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
       .marks = { "<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>" } },
@@ -24,27 +32,34 @@ static const struct tr_chat chats[] = {
       .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
       .marks = { "<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." } },
     { .name = "qwen3", .family = "qwen", CHATML, .thinks = true,
-      .marks = { "<|im_start|>", "reasoning_content", "</think>" }, .lacks = "You are " },
+      .marks = { "<|im_start|>", "last_query_index", "\\n</think>\\n\\n' + content.lstrip('\\n')" } },
     { .name = "qwen2", .family = "qwen", CHATML, .system = "You are a helpful assistant.",
       .marks = { "<|im_start|>", "You are a helpful assistant.<|im_end|>" } },
     { .name = "qwen1.5", .family = "qwen", CHATML, .system = "You are a helpful assistant",
       .marks = { "<|im_start|>", "You are a helpful assistant<|im_end|>" } },
-    { .name = "chatml", .family = "chatml", CHATML, .marks = { "<|im_start|>", "<|im_end|>" }, .lacks = "ou are " },
+    { .name = "chatml", .family = "chatml", CHATML, .marks = { "<|im_start|>", "<|im_end|>" }, .lacks = { "think" } },
     { .name = "zephyr", .family = "zephyr", .style = TR_CHAT_HEADERS, .begin = "", .before = "<|", .after = "|>\n",
         .say = "", .end = "</s>", .gap = "\n",
-      .marks = { "<|user|>", "<|assistant|>", "eos_token" }, .lacks = "<|end|>" },
+      .marks = { "<|user|>", "<|assistant|>", "eos_token" }, .tokens = "<|system|><|user|><|assistant|>" },
     { .name = "llama-2", .family = "llama-2", .style = TR_CHAT_INSTRUCTIONS, .begin = "", .before = "<s>[INST] ",
         .after = " [/INST]", .say = " ", .end = " </s>", .gap = "",
-      .sys_open = "<<SYS>>\n", .sys_close = "\n<</SYS>>\n\n", .trim = true, .marks = { "[INST]", "<<SYS>>" } },
-    { .name = "mistral-0.1", MISTRAL, .after = " [/INST]", .say = "", .gap = " ",
-      .marks = { "[INST] ", "message['content'] + eos_token + ' '" } },
-    { .name = "mistral-spaced", MISTRAL, .after = " [/INST]", .say = " ", .gap = "",
-      .marks = { "[INST] ", "' ' + message['content'] + eos_token" } },
-    { .name = "mistral", MISTRAL, .after = " [/INST]", .say = "", .gap = "",
-      .marks = { "[INST] ", "message['content'] + eos_token" } },
+      .sys_open = "<<SYS>>\n", .sys_close = "\n<</SYS>>\n\n", .trim = true, .marks = { "[INST]", "<<SYS>>" },
+      .lacks = { "true == true" /* a system prompt of its own */ }, .tokens = "" },
+    { .name = "mistral-0.1", MISTRAL, .before = "[INST] ", .after = " [/INST]", .say = "", .gap = " ",
+      .marks = { "'[INST] '", "' [/INST]'", "message['content'] + eos_token + ' '" } },
+    { .name = "mistral-v1", MISTRAL, .before = " [INST] ", .after = " [/INST]", .say = " ", .gap = "",
+      .marks = { "' [INST] '", "' [/INST]'", "' ' + message['content'] + eos_token" } },
+    { .name = "mistral-spaced", MISTRAL, .before = "[INST] ", .after = " [/INST]", .say = " ", .gap = "",
+      .marks = { "'[INST] '", "' [/INST]'", "' ' + message['content'] + eos_token" } },
+    { .name = "mistral", MISTRAL, .before = "[INST] ", .after = " [/INST]", .say = "", .gap = "",
+      .marks = { "'[INST] '", "' [/INST]'", "message['content'] + eos_token" } },
+    { .name = "mistral-v3", MISTRAL, .before = "[INST] ", .after = "[/INST]", .say = " ", .gap = "", .trim_answer = true,
+      .system_last = true, .marks = { "\"[INST] \"", "\"[/INST]\"", "\" \" + message[\"content\"]|trim + eos_token" } },
+    { .name = "mistral-nemo", MISTRAL, .before = "[INST]", .after = "[/INST]", .say = "", .gap = "", .system_last = true,
+      .marks = { "\"[INST]\"", "\"[/INST]\"", "{{- message[\"content\"] + eos_token" } },
     { 0 },
 };
-#define CHOICES "auto, chatml, llama-2, llama-3, qwen, mistral, zephyr"
+#define CHOICES "auto, chatml, llama-2, llama-3, qwen, qwen3, mistral, mistral-v3, mistral-nemo, zephyr"
 
 /* What a name stands for where the template does not tell its variant. */
 static const char *const plain[][2] = { { "chatml", "chatml" }, { "llama-2", "llama-2" }, { "llama-3", "llama-3" },
@@ -58,13 +73,48 @@ void tr_spans_release(struct tr_spans *s)
 
 /* ---- which one */
 
+static bool holds(const char *text, const char *part) { return strstr(text, part) != NULL; }
+
+/* Names a <|token|> that this kind does not know: then it writes something else. */
+static bool foreign_token(const char *text, const char *tokens)
+{
+    for (const char *p = text; (p = strstr(p, "<|")); p += 2) {
+        char token[48];
+        size_t n = strspn(p + 2, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+        if (strncmp(p + 2 + n, "|>", 2) || n == 0) continue;
+        if (n + 4 >= sizeof token) return true;
+        snprintf(token, sizeof token, "%.*s", (int)n + 4, p);
+        if (!holds(tokens, token)) return true;
+    }
+    return false;
+}
+
+/* Tells the model who it is, where nobody else does. (Lists of tools begin with "You are provided".) */
+static bool has_persona(const char *text)
+{
+    for (const char *p = text; (p = strstr(p, "ou are ")); p += 7)
+        if (strncmp(p + 7, "provided ", 9)) return true;
+    return false;
+}
+
+static bool fits(const struct tr_chat *c, const char *text)
+{
+    bool headers = c->style == TR_CHAT_HEADERS, cuts = holds(text, "trim") || holds(text, ".strip()");
+    for (int i = 0; i < 3 && c->marks[i]; i++)
+        if (!holds(text, c->marks[i])) return false;
+    for (int i = 0; i < 3 && c->lacks[i]; i++)
+        if (holds(text, c->lacks[i])) return false;
+    if (foreign_token(text, c->tokens)) return false;
+    if (headers && !c->system && !c->preface && has_persona(text)) return false;
+    if (cuts != (c->trim || c->trim_answer)) return false;
+    if (*c->begin || !headers) return holds(text, "bos_token") || (*c->begin && holds(text, c->begin));
+    return !holds(text, "bos_token");
+}
+
 static const struct tr_chat *recognise(const char *text)
 {
-    for (const struct tr_chat *c = chats; text && c->name; c++) {
-        bool all = !c->lacks || !strstr(text, c->lacks);
-        for (int i = 0; i < 3 && c->marks[i]; i++) all = all && strstr(text, c->marks[i]);
-        if (all) return c;
-    }
+    for (const struct tr_chat *c = chats; text && c->name; c++)
+        if (fits(c, text)) return c;
     return NULL;
 }
 
@@ -111,16 +161,16 @@ static struct text strip_newlines(struct text t, bool front, bool back)
 
 static int put(struct tr_buf *b, struct text t) { return t.n ? tr_buf_add(b, t.s, t.n) : TR_OK; }
 
+static const char *role(const json_t *m) { return json_string_value(json_object_get(m, "role")); }
+
+static bool is(const json_t *m, const char *name) { return !strcmp(role(m), name); }
+
 static struct text content(const struct tr_chat *c, const json_t *m)
 {
     const json_t *v = json_object_get(m, "content");
     struct text t = { json_string_value(v), json_string_length(v) };
-    return c->trim ? strip(t) : t;
+    return c->trim || (c->trim_answer && is(m, "assistant")) ? strip(t) : t;
 }
-
-static const char *role(const json_t *m) { return json_string_value(json_object_get(m, "role")); }
-
-static bool is(const json_t *m, const char *name) { return !strcmp(role(m), name); }
 
 static int count_span(struct tr_spans *s, size_t begin, size_t end)
 {
@@ -219,15 +269,16 @@ static int render_headers(const struct tr_chat *c, const json_t *messages, bool 
 static int render_instructions(const struct tr_chat *c, const json_t *messages, struct tr_buf *text, struct tr_spans *counted)
 {
     const json_t *system = json_array_get(messages, 0);
-    size_t first = is(system, "system");
-    for (size_t i = first; i < json_array_size(messages); i++) {
+    size_t n = json_array_size(messages), first = is(system, "system"), under = first;   /* under: who carries its words */
+    for (size_t i = first; c->system_last && i < n; i += 2) under = i;                    /* the last user message */
+    for (size_t i = first; i < n; i++) {
         const json_t *m = json_array_get(messages, i);
         size_t said = text->size;
         if (is(m, "user")) {
             TR_TRY(tr_buf_puts(text, c->before));
             size_t open = text->size;
             struct text t = content(c, m);
-            if (i == first && first) { /* the system's words and the user's are trimmed as one */
+            if (i == under && first) { /* the system's words and the user's are trimmed as one */
                 struct text s = { json_string_value(json_object_get(system, "content")),
                     json_string_length(json_object_get(system, "content")) };
                 const json_t *own = json_object_get(m, "content");

@@ -17,9 +17,12 @@ struct tr_chat {
     const char *system;            /* said by the system when no message does, or NULL */
     const char *preface;           /* what the system's words begin with, even when it says nothing, or NULL */
     const char *sys_open, *sys_close;   /* instructions: around the system's words inside the first user message */
-    bool trim, thinks;             /* white space around contents is cut; the last answer has a place for thoughts */
+    bool trim, trim_answer;        /* white space around contents, or around answers alone, is cut */
+    bool thinks;                   /* the last answer has a place for thoughts */
+    bool system_last;              /* instructions: the system's words stand in the last user message */
     const char *marks[3];          /* texts that a template of this kind holds, up to NULL */
-    const char *lacks;             /* and one that it does not, or NULL */
+    const char *lacks[3];          /* and texts that it does not */
+    const char *tokens;            /* the only <|tokens|> that it may name */
 };
 
 /* Byte ranges [begin, end). */

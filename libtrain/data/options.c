@@ -11,7 +11,8 @@ static const struct tr_option options[] = {
     OPTION(pack, TR_OPT_BOOL, "true", .help = "several short documents share a sequence, without seeing each other"),
     OPTION(mask_prompt, TR_OPT_BOOL, "true", .help = "only what the assistant says is learnt, not the prompt"),
     OPTION(shuffle, TR_OPT_BOOL, "true", .help = "another order in each epoch, from train.seed"),
-    OPTION(template_name, TR_OPT_TEXT, "auto", .help = "chat template: auto, chatml, llama-2, llama-3, qwen, mistral or zephyr"),
+    OPTION(template_name, TR_OPT_TEXT, "auto", .help = "chat template: auto, chatml, llama-2, llama-3, "
+        "qwen, qwen3, mistral, mistral-v3, mistral-nemo or zephyr"),
     { 0 },
 };
 

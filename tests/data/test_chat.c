@@ -53,6 +53,30 @@ static void names(void **state)
     assert_int_equal(tr_chat_find(&chat, NULL, "alpaca"), TR_EINPUT);
 }
 
+/* Near relatives, whose text a known kind would render wrongly: no kind is better. */
+static void relatives(void **state)
+{
+    static const char *const unknown[] = {
+        "<|im_start|>user<|im_sep|>{{ message['content'] }}<|im_end|>",                         /* another separator */
+        "{{ bos_token }}<|im_start|>{{ message['content'] }}<|im_end|>",                        /* begins with bos */
+        "<|im_start|>{{ message['content'] | trim }}<|im_end|>",                                /* trims */
+        "<|im_start|>{{ '<think></think>' + message['content'] }}<|im_end|>",
+        "<|im_start|>last_query_index '\\n</think>\\n' + content",
+        "{% set system_message = 'You are MiMo.' %}<|im_start|>You are provided with tools<|im_end|>",
+        "<s>{{ bos_token }}<|start_header_id|>{{ message['content'] | trim }} unsafe content",
+        "{{ bos_token }}<|start_header_id|>{{ message['content'] | trim }} these functions",
+        "{{ bos_token }}<|start_header_id|>\"Cutting Knowledge Date: December 2023\\n\" {{ strftime_now('%d') | trim }}",
+        "{{ bos_token }}[INST] <<SYS>>{% if true == true %}You are somebody{% endif %}{{ content.strip() }}",
+        "{%- if idx > 1 -%}{{ '[INST] <<SYS>>' + message['content'] + ' [/INST]' + eos_token }}",
+        "{{ bos_token }}{{ '[SYSTEM_PROMPT] ' }}{{ '[INST] ' + message['content'] + '[/INST]' }}{{ ' ' + message['content'] + eos_token }}",
+        "{{ '[INST] ' + message['content'].strip() }}{{ '[RESP] ' + message['content'] + eos_token }}",
+        "{{ '<|user|>' + message['content'] + '<|end|>' }}<|assistant|>{{ eos_token }}",
+    };
+    const struct tr_chat *chat;
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
+        if (tr_chat_find(&chat, unknown[i], "auto") != TR_EINPUT) fail_msg("taken for %s: %s", chat->name, unknown[i]);
+}
+
 static void bad_messages(void **state)
 {
     static const char *const bad[] = { "{}", "[]", "[1]", "[{}]", "[{\"role\":\"user\"}]",
@@ -74,7 +98,8 @@ static void bad_messages(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(templates), cmocka_unit_test(names), cmocka_unit_test(bad_messages) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(templates), cmocka_unit_test(names),
+        cmocka_unit_test(relatives), cmocka_unit_test(bad_messages) };
     snprintf(file, sizeof file, "%s/data/chat.json", argc > 1 ? argv[1] : "tests");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
