@@ -243,9 +243,11 @@ static void test_threads(void **state)
     tr_set_threads(2);
 }
 
-/* Rows do not depend on which rows come with them; the gradient not on where the tokens were cut (AMX: at 512). */
+/* Rows do not depend on which rows come with them; the gradient not on where the tokens were cut (AMX: at 512). Promised
+ * of our own products and of oneDNN's for bf16. */
 static void test_cuts(void **state)
 {
+    if (!tr_cpu().avx2) skip();
     const int64_t cuts[] = { 2, 6, 64, 500, 512 };
     for (int d = 0; d < 2; d++) {
         for (size_t s = 0; s < sizeof layers / sizeof *layers; s++) {
@@ -272,6 +274,7 @@ static void test_cuts(void **state)
 /* One row alone has the bits it has among others. */
 static void test_single_rows(void **state)
 {
+    if (!tr_cpu().avx2) skip();
     for (int d = 0; d < 2; d++) {
         struct layer whole, l;
         layer_init(&whole, d ? TR_BF16 : TR_F32, 21, 100, 96);
@@ -348,7 +351,7 @@ static void test_dry(void **state)
     }
     tr_mem_dry(false);
     tr_arena_reset();
-    assert_true(peak[0] > 0);
+    if (tr_cpu().avx2) assert_true(peak[0] > 0);
     assert_int_equal(peak[0], peak[1]);
 }
 

@@ -1,7 +1,7 @@
 /* Matrix products. An ordered list of implementations (our own packed products for AVX2 and AVX-512, oneDNN, which goes
  * first for bf16 where the CPU has AMX, BLAS, reference); the first that takes types and shape wins. The choice is a
  * function of CPU, types and shape only, so that two runs that must agree do. Bits do not depend on the number of threads,
- * and rows of y and dx do not depend on which other rows are in the call.
+ * and (on x86) rows of y and dx do not depend on which other rows are in the call.
  *
  * Weights W[O,C] are used in place, in f32, bf16 or int8; where their type is not the compute type (that of the
  * activations) they are widened or dequantised while they are packed, never as a dense copy of the model. Work memory is

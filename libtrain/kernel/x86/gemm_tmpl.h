@@ -17,6 +17,7 @@
 
 enum { COLS = 3 * LANES,          /* of a panel */
        KWORDS = 1024,             /* of a block of K */
+       KWORDS_BY_ROWS = 320,      /* where rows of b are short pieces of stored rows: wider pieces count for more */
        GROUP_WORDS = 64 << 10,    /* of packed b that a thread holds, by columns */
        CHUNK_ROWS = 512,          /* of acc, by columns */
        SHARED_WORDS = 768 << 10,  /* of packed b, by rows */
@@ -36,6 +37,16 @@ static int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 /* ---- packing */
 
+/* Rounded to bf16; with pairs the CPU has an instruction for it. */
+static inline void store_half(uint16_t *h, vf x)
+{
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i *)h, (__m256i)_mm512_cvtneps_pbh(x));
+#else
+    v_store_bf16(h, x);
+#endif
+}
+
 /* Columns [c, c + n) of a stored row as the compute type: bf16 when pack is 2, else f32. */
 static void fetch(void *to, const struct tr_operand *o, int64_t row, int64_t c, int64_t n, int pack)
 {
@@ -50,17 +61,17 @@ static void fetch(void *to, const struct tr_operand *o, int64_t row, int64_t c, 
         for (; i < n; i++) f[i] = tr_bf16_to_f32(x[i]);
     } else if (o->dtype == TR_F32) {
         const float *x = (const float *)o->data + at;
-        for (; i + LANES <= n; i += LANES) v_store_bf16(h + i, v_load(x + i));
+        for (; i + LANES <= n; i += LANES) store_half(h + i, v_load(x + i));
         for (; i < n; i++) h[i] = tr_f32_to_bf16(x[i]);
     } else {
         const int8_t *x = (const int8_t *)o->data + at;
-        const float *scale = o->scale + row * o->groups;
-        while (i < n) {
-            int64_t end = least(n, ((c + i) / o->group + 1) * o->group - c);
-            float s = scale[(c + i) / o->group];
+        uint32_t g = (uint32_t)c / (uint32_t)o->group;
+        for (const float *scale = o->scale + row * o->groups; i < n; g++) {
+            int64_t end = least(n, (g + 1) * o->group - c);
+            float s = scale[g];
             for (; i + LANES <= end; i += LANES) {
                 vf y = v_mul(v_load_int8(x + i), v_set(s));
-                if (pack == 2) v_store_bf16(h + i, y);
+                if (pack == 2) store_half(h + i, y);
                 else v_store(f + i, y);
             }
             for (; i < end; i++) {
@@ -349,7 +360,10 @@ static int run_packed(const struct tr_product *p, bool dry, bool pairs)
 {
     struct shape s = { .p = p, .pack = pairs ? 2 : 1, .panels = (p->n + COLS - 1) / COLS };
     s.sums_in_c = p->c_dtype == TR_F32 && p->alpha == 1 && (p->beta == 0 || p->beta == 1);
-    s.block = p->a.transposed && !s.sums_in_c ? p->k : least(p->k, (int64_t)KWORDS * s.pack);
+    int64_t most = (int64_t)(p->a.transposed || p->b.transposed ? KWORDS : KWORDS_BY_ROWS) * s.pack;
+    if (p->a.transposed && !s.sums_in_c) most = p->k;
+    s.blocks = (p->k + most - 1) / most;
+    s.block = least(p->k, up((p->k + s.blocks - 1) / s.blocks, 16));
     s.blocks = (p->k + s.block - 1) / s.block;
     s.in_place = is_native(&p->a, s.pack) && p->k % s.pack == 0 && p->a.ld % s.pack == 0 && (uintptr_t)p->a.data % 4 == 0;
     return p->a.transposed ? run_rows(&s, dry) : run_columns(&s, dry);
