@@ -44,7 +44,7 @@ size_t tr_gemm_scratch(void)
         bool used = false;
         for (int t = 0; t < 2; t++) {
             enum tr_dtype d = t ? TR_BF16 : TR_F32;
-            struct tr_product p = { .m = 64, .n = 64, .k = 64, .alpha = 1, .a = { .dtype = d }, .b = { .dtype = d }, .c_dtype = d };
+            struct tr_product p = { .m = 64, .n = 64, .k = 64, .alpha = 1, .a.dtype = d, .b.dtype = d, .c_dtype = d };
             used |= tr_gemm_choose(&p) == *g;
         }
         if (used && (*g)->held) bytes += (*g)->held();
@@ -83,7 +83,8 @@ static struct tr_operand operand(const struct tr_tensor *t, bool transposed)
                                 .scale = t->quant.scale, .group = group, .groups = (tr_cols(t) + group - 1) / group };
 }
 
-static struct tr_product product(struct tr_tensor *c, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb, bool acc)
+static struct tr_product product(struct tr_tensor *c, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb,
+                                 bool acc)
 {
     return (struct tr_product){ .m = tr_rows(c), .n = tr_cols(c), .k = ta ? tr_rows(a) : tr_cols(a), .alpha = 1, .beta = acc,
                                 .a = operand(a, ta), .b = operand(b, tb), .c = c->data, .c_dtype = c->dtype, .c_ld = c->ld };
@@ -101,7 +102,8 @@ int tr_gemm_forward(struct tr_tensor *y_NO, const struct tr_tensor *x_NC, const 
 {
     if (tr_rows(y_NO) != tr_rows(x_NC) || tr_cols(y_NO) != tr_rows(w_OC) || tr_cols(x_NC) != tr_cols(w_OC))
         return bad("gemm forward", "shapes do not match", y_NO, x_NC, w_OC);
-    if (!is_float(x_NC) || !is_float(y_NO) || !is_weight(w_OC)) return bad("gemm forward", "types do not match", y_NO, x_NC, w_OC);
+    if (!is_float(x_NC) || !is_float(y_NO) || !is_weight(w_OC))
+        return bad("gemm forward", "types do not match", y_NO, x_NC, w_OC);
     struct tr_product p = product(y_NO, x_NC, false, w_OC, true, acc);
     return p.m && p.n && p.k ? run(&p) : empty(y_NO, acc);
 }
@@ -110,7 +112,8 @@ int tr_gemm_dx(struct tr_tensor *dx_NC, const struct tr_tensor *dy_NO, const str
 {
     if (tr_rows(dx_NC) != tr_rows(dy_NO) || tr_cols(dy_NO) != tr_rows(w_OC) || tr_cols(dx_NC) != tr_cols(w_OC))
         return bad("gemm dx", "shapes do not match", dx_NC, dy_NO, w_OC);
-    if (!is_float(dx_NC) || !is_float(dy_NO) || !is_weight(w_OC)) return bad("gemm dx", "types do not match", dx_NC, dy_NO, w_OC);
+    if (!is_float(dx_NC) || !is_float(dy_NO) || !is_weight(w_OC))
+        return bad("gemm dx", "types do not match", dx_NC, dy_NO, w_OC);
     struct tr_product p = product(dx_NC, dy_NO, false, w_OC, false, acc);
     return p.m && p.n && p.k ? run(&p) : empty(dx_NC, acc);
 }
@@ -134,10 +137,12 @@ int tr_gemm_dw(struct tr_tensor *dw_OC, const struct tr_tensor *dy_NO, const str
     return TR_OK;
 }
 
-int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb, float beta)
+int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb,
+                float beta)
 {
     int64_t m = ta ? tr_cols(a) : tr_rows(a), k = ta ? tr_rows(a) : tr_cols(a);
-    if (c_MN->dtype != TR_F32 || a->dtype != TR_F32 || b->dtype != TR_F32) return bad("gemm f32", "types do not match", c_MN, a, b);
+    if (c_MN->dtype != TR_F32 || a->dtype != TR_F32 || b->dtype != TR_F32)
+        return bad("gemm f32", "types do not match", c_MN, a, b);
     if (m != tr_rows(c_MN) || k != (tb ? tr_cols(b) : tr_rows(b)) || tr_cols(c_MN) != (tb ? tr_rows(b) : tr_cols(b)))
         return bad("gemm f32", "shapes do not match", c_MN, a, b);
     struct tr_product p = product(c_MN, a, ta, b, tb, false);

@@ -21,7 +21,8 @@ int tr_gemm_dx(struct tr_tensor *dx_NC, const struct tr_tensor *dy_NO, const str
 int tr_gemm_dw(struct tr_tensor *dw_OC, const struct tr_tensor *dy_NO, const struct tr_tensor *x_NC, bool acc);
 
 /* Plain f32 product for optimizers: c[M,N] = alpha op(a) op(b) + beta c, any of them transposed; all f32, row strides allowed. */
-int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb, float beta);
+int tr_gemm_f32(struct tr_tensor *c_MN, float alpha, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb,
+                float beta);
 
 /* Bytes that the libraries in use here keep outside the arena at most (none for our own products); counted in the ledger
  * as workspace at first use. */

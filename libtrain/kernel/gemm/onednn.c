@@ -1,4 +1,5 @@
-/* Products by oneDNN: f32 everywhere, bf16 where the CPU computes it natively. Primitives are kept by shape, with memory
+/* Products by oneDNN: f32 everywhere, bf16 where the CPU computes it natively. First in the list for bf16 on CPUs with
+ * AMX, and for f32 where there is no AVX2. Primitives are kept by shape, with memory
  * objects that get their pointers before each call; work memory comes from the step arena, so that a dry run counts it. */
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"
@@ -36,7 +37,8 @@ static int check(dnnl_status_t s, const char *what, const struct key *k)
 
 static dnnl_data_type_t type(int32_t t) { return t == TR_F32 ? dnnl_f32 : dnnl_bf16; }
 
-static int describe(dnnl_memory_desc_t *d, const struct key *k, int64_t rows, int64_t cols, int32_t dtype, int64_t ld, bool transposed)
+static int describe(dnnl_memory_desc_t *d, const struct key *k, int64_t rows, int64_t cols, int32_t dtype, int64_t ld,
+                    bool transposed)
 {
     const dnnl_dims_t dims = { rows, cols };
     const dnnl_dims_t strides = { transposed ? 1 : ld, transposed ? ld : 1 };

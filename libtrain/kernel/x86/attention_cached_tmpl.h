@@ -34,7 +34,8 @@ static void attend_part(struct part *p, const float *q, const struct tr_tensor *
             float top = p->max[h];
             for (int64_t j = 0; j < n; j++) top = s[h][j] > top ? s[h][j] : top;
             float factor = expf(p->max[h] - top);
-            for (int64_t d = 0; factor != 1 && d < dim; d += LANES) v_store(p->o + h * dim + d, v_mul(v_load(p->o + h * dim + d), v_set(factor)));
+            float *o = p->o + h * dim;
+            for (int64_t d = 0; factor != 1 && d < dim; d += LANES) v_store(o + d, v_mul(v_load(o + d), v_set(factor)));
             p->sum[h] *= factor;
             p->max[h] = top;
             for (int64_t j = 0; j < n; j++) p->sum[h] += s[h][j] = expf(s[h][j] - top);
@@ -82,7 +83,8 @@ static void attend_cached(struct tr_tensor *o_HD, const struct tr_tensor *q_Q, c
                 int64_t kv = k0 + unit / chunks, c = unit % chunks, begin = first + c * keys;
                 float q[CACHED_GROUP * MAX_D];
                 widen_row(q, element(q_Q, 0, kv * group * dim), q_Q->dtype, group * dim, group * dim);
-                attend_part(&parts[unit / chunks][c], q, k_PKD, v_PKD, kv, begin, begin + keys < n ? begin + keys : n, group, dim, a->scale);
+                int64_t end = begin + keys < n ? begin + keys : n;
+                attend_part(&parts[unit / chunks][c], q, k_PKD, v_PKD, kv, begin, end, group, dim, a->scale);
             }
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < heads; i++) join_parts(o_HD, parts[i], chunks, k0 + i, group, dim);

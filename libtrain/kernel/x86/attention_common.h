@@ -35,7 +35,8 @@ static inline struct query_tile query_tile(const struct tr_layout *layout, const
                                            int64_t q0, int64_t end, int64_t kv)
 {
     struct query_tile u = { .start = layout->start_N.data, .q0 = q0, .n = end - q0, .group = a->heads / a->kv_heads, .kv = kv,
-                            .dim = a->head_dim, .pad = padded(a->head_dim), .scale = a->scale, .key_end = end, .all_end = q0 + 1 };
+                            .dim = a->head_dim, .pad = padded(a->head_dim), .scale = a->scale, .key_end = end,
+                            .all_end = q0 + 1 };
     u.k_col = (a->heads + kv) * u.dim;
     u.v_col = u.k_col + a->kv_heads * u.dim;
     int64_t least = q0, most = 0;

@@ -326,8 +326,8 @@ static void FN(backward_range)(struct FN(tile) *t, struct tr_tensor *dqkv, const
     }
 }
 
-static void FN(backward)(struct tr_tensor *dqkv, const struct tr_tensor *g, const struct tr_tensor *o, const struct tr_tensor *lse,
-                         const struct tr_tensor *qkv, const struct tr_layout *layout, const struct tr_attention *a, float *work)
+static void FN(backward)(struct tr_tensor *dqkv, const struct tr_tensor *g, const struct tr_tensor *o,
+                         const struct tr_tensor *lse, const struct tr_tensor *qkv, const struct tr_layout *layout, const struct tr_attention *a, float *work)
 {
     int64_t pad = padded(a->head_dim), per_thread = longest_whole(layout, pad);
 #pragma omp parallel
@@ -356,8 +356,9 @@ static void FN(backward)(struct tr_tensor *dqkv, const struct tr_tensor *g, cons
 #pragma omp for schedule(static)
             for (int64_t unit = 0; unit < blocks * a->kv_heads; unit++) {
                 int64_t kv = unit / blocks, from = begin + unit % blocks * KEYS, to = from + KEYS < end ? from + KEYS : end;
-                add_ranges(work + kv * per_head, ranges, length, end - begin, pad, from - begin, to - begin);
-                put_sums(dqkv, a, work + kv * per_head + range_floats(ranges - 1, length, end - begin, pad), begin, end, from, to, kv);
+                float *sums = work + kv * per_head, *total = sums + range_floats(ranges - 1, length, end - begin, pad);
+                add_ranges(sums, ranges, length, end - begin, pad, from - begin, to - begin);
+                put_sums(dqkv, a, total, begin, end, from, to, kv);
             }
         }
     }

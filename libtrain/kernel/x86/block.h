@@ -63,7 +63,8 @@ typedef void block_form(float *c, int64_t ldc, bool load, const tr_word *a, int6
     BLOCK_FORM(name##_row_1, 1, 1, pairs) BLOCK_FORM(name##_row_2, 1, 2, pairs) BLOCK_FORM(name##_row_3, 1, 3, pairs) \
     BLOCK_FORM(name##_half_1, BLOCK_ROWS / 2, 1, pairs) BLOCK_FORM(name##_half_2, BLOCK_ROWS / 2, 2, pairs) \
     BLOCK_FORM(name##_half_3, BLOCK_ROWS / 2, 3, pairs) \
-    BLOCK_FORM(name##_1, BLOCK_ROWS, 1, pairs) BLOCK_FORM(name##_2, BLOCK_ROWS, 2, pairs) BLOCK_FORM(name##_3, BLOCK_ROWS, 3, pairs)
+    BLOCK_FORM(name##_1, BLOCK_ROWS, 1, pairs) BLOCK_FORM(name##_2, BLOCK_ROWS, 2, pairs) \
+    BLOCK_FORM(name##_3, BLOCK_ROWS, 3, pairs)
 #define BLOCK_TABLE(name) { { name##_row_1, name##_row_2, name##_row_3 }, { name##_half_1, name##_half_2, name##_half_3 }, \
                             { name##_1, name##_2, name##_3 } }
 BLOCK_FORMS(single, 0)
@@ -88,7 +89,8 @@ static inline void product(float *c, int64_t ldc, bool load, const tr_word *a, i
     for (int64_t v = 0; v < nv;) {
         int64_t n = nv - v == 4 || nv - v == 2 ? 2 : nv - v == 1 ? 1 : 3;    /* 4 as 2 + 2: an odd vector wastes loads */
         for (int64_t r = 0; r < rows; r += BLOCK_ROWS)
-            form(pairs, BLOCK_ROWS, n)(c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb, steps);
+            form(pairs, BLOCK_ROWS, n)(c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb,
+                                       steps);
         v += n;
     }
 }

@@ -83,7 +83,10 @@ static void fetch(void *to, const struct tr_operand *o, int64_t row, int64_t c, 
 }
 
 static bool is_native(const struct tr_operand *o, int pack) { return o->dtype == (pack == 2 ? TR_BF16 : TR_F32); }
-static const char *stored(const struct tr_operand *o, int64_t row, int64_t c) { return (const char *)o->data + (row * o->ld + c) * (int64_t)tr_dtype_size(o->dtype); }
+static const char *stored(const struct tr_operand *o, int64_t row, int64_t c)
+{
+    return (const char *)o->data + (row * o->ld + c) * (int64_t)tr_dtype_size(o->dtype);
+}
 
 /* n words out of two stored rows, word i holding element i of both (pack 2; high NULL gives zeros), or a copy of one. */
 static inline void weave(tr_word *w, const void *low, const void *high, int64_t n, int pack)
@@ -104,7 +107,8 @@ static inline __attribute__((always_inline)) vi weave_lanes(const void *low, con
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                                            23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)((const uint16_t *)low + i)));
-    return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(x, _mm256_loadu_si256((const __m256i *)((const uint16_t *)high + i)), 1));
+    __m256i y = _mm256_loadu_si256((const __m256i *)((const uint16_t *)high + i));
+    return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(x, y, 1));
 #else
     __builtin_unreachable();    /* pairs are an AVX-512 form */
 #endif
@@ -142,7 +146,8 @@ static inline __attribute__((always_inline)) void weave_panels(tr_word *w, int64
 
 /* Stored rows are k (n of them from k0): panels of `width` columns from c on, each ceil(n / pack) rows of `width` words;
  * columns past `cols` are zeros. width is COLS, BLOCK_ROWS, or what a last narrow panel has. */
-static void pack_by_rows(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c, int64_t cols, int pack)
+static void pack_by_rows(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c,
+                         int64_t cols, int pack)
 {
     int64_t words = (n + pack - 1) / pack, unit = width == BLOCK_ROWS ? LANES : width;
     uint32_t wide[2][240];
@@ -170,7 +175,8 @@ static void pack_by_rows(tr_word *to, int64_t width, const struct tr_operand *o,
 }
 
 /* Stored rows are columns of b: the panel of `width` columns from c, of which `cols` exist, k in [k0, k0 + n). */
-static void pack_by_columns(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c, int64_t cols, int pack)
+static void pack_by_columns(tr_word *to, int64_t width, const struct tr_operand *o, int64_t k0, int64_t n, int64_t c,
+                            int64_t cols, int pack)
 {
     int64_t words = (n + pack - 1) / pack, whole = is_native(o, pack) ? n / pack / 8 * 8 : 0;
     float rows[8 * 64], turned[8 * 64];
@@ -229,7 +235,8 @@ static void move(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t
     for (int64_t r = 0; r < rows; r++) memcpy(to + r * ldt, from + r * ldf, (size_t)cols * sizeof *to);
 }
 
-/* Up to BLOCK_ROWS rows of a panel of c at (i, j) over block kb of K. acc: where sums wait that c cannot hold, row stride COLS. */
+/* Up to BLOCK_ROWS rows of a panel of c from row i over block kb of K. acc: where sums wait that c cannot hold, row stride
+ * COLS. */
 static void one_block(const struct shape *s, const tr_word *a, int64_t a_row, int64_t a_step, const tr_word *b, int64_t i,
                       int64_t panel, int64_t kb, int64_t words, float *acc)
 {
@@ -263,7 +270,10 @@ static struct by_columns plan_columns(const struct shape *s, int threads)
     while (y.group > 1 && (s->panels + y.group - 1) / y.group < 4 * threads) y.group--;
     y.groups = (s->panels + y.group - 1) / y.group;
     while (y.rows > 64 && y.groups * ((s->p->m + y.rows - 1) / y.rows) < 2 * threads) y.rows = up(y.rows / 2, BLOCK_ROWS);
-    if (s->blocks > 1 && !s->sums_in_c) y.rows = least(y.rows, CHUNK_ROWS), y.acc = (size_t)(up(y.rows, BLOCK_ROWS) * y.group * COLS) * 4;
+    if (s->blocks > 1 && !s->sums_in_c) {
+        y.rows = least(y.rows, CHUNK_ROWS);
+        y.acc = (size_t)(up(y.rows, BLOCK_ROWS) * y.group * COLS) * 4;
+    }
     y.chunks = (s->p->m + y.rows - 1) / y.rows;
     y.b = (size_t)(panel_words * y.group) * 4;
     y.a = (size_t)(BLOCK_ROWS * up(s->block / s->pack + 1, 16)) * 4;
@@ -292,8 +302,9 @@ static void columns_task(const struct shape *s, const struct by_columns *y, int6
                 }
                 a = a_copy, a_row = a_words;
             }
+            float *sums = acc + (i - begin) * y->group * COLS;
             for (int64_t g = 0; g < panels; g++)
-                one_block(s, a, a_row, 1, b + g * stride, i, panel0 + g, kb, words, acc + ((i - begin) * y->group + g * BLOCK_ROWS) * COLS);
+                one_block(s, a, a_row, 1, b + g * stride, i, panel0 + g, kb, words, sums + g * BLOCK_ROWS * COLS);
         }
     }
 }
