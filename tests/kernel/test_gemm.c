@@ -248,6 +248,7 @@ static void test_threads(void **state)
 static void test_cuts(void **state)
 {
     if (!tr_cpu().avx2) skip();
+    tr_set_threads(1);    /* thousands of small calls: threads are the other test's matter */
     const int64_t cuts[] = { 2, 6, 64, 500, 512 };
     for (int d = 0; d < 2; d++) {
         for (size_t s = 0; s < sizeof layers / sizeof *layers; s++) {
@@ -275,6 +276,7 @@ static void test_cuts(void **state)
 static void test_single_rows(void **state)
 {
     if (!tr_cpu().avx2) skip();
+    tr_set_threads(1);
     for (int d = 0; d < 2; d++) {
         struct layer whole, l;
         layer_init(&whole, d ? TR_BF16 : TR_F32, 21, 100, 96);
