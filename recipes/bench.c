@@ -73,6 +73,7 @@ int recipe_bench(struct recipe *r)
     TR_GO(job_data(&j, true));
     TR_GO(job_net(&j, true));
     TR_GO(job_training(&j));
+    job_forget_files(&j);
     int64_t n = r->train.steps > 1 ? r->train.steps : 6, counted = 0;
     TR_GO(tr_calloc(&seconds, (size_t)n, sizeof *seconds));
     TR_GO(tr_calloc(&rates, (size_t)n, sizeof *rates));

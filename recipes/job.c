@@ -6,6 +6,7 @@
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/model/preset.h"
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -171,6 +172,15 @@ int job_visit(void *job, struct tr_visitor *v)
     j->step = words[0];
     j->tokens_seen = words[1];
     return TR_OK;
+}
+
+void job_forget_files(struct job *j)
+{
+    tr_tokenizer_free(j->tokenizer);
+    tr_weights_free(j->weights);
+    j->tokenizer = NULL;
+    j->weights = NULL;
+    malloc_trim(0); /* a vocabulary is a hundred thousand small blocks */
 }
 
 void job_release(struct job *j)

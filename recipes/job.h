@@ -39,6 +39,8 @@ int job_net(struct job *j, bool values);
 /* Optimizer, tape and feed for training; feed alone for evaluation. */
 int job_training(struct job *j);
 int job_feed(struct job *j, int64_t tokens);
+/* Closes what training does not need once the weights are there: the model file and the tokenizer. */
+void job_forget_files(struct job *j);
 void job_release(struct job *j);
 
 /* Loads the parameters of a snapshot ("" = newest of the run folder, or a path) over the network's. */

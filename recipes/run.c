@@ -106,6 +106,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     TR_GO(recipe_write_config(r));
     TR_GO(job_net(j, path == NULL));
     TR_GO(job_training(j));
+    job_forget_files(j);
     if (path) {
         TR_GO(ckpt_load(path, &step, job_visit, j));
         s->saved = (int64_t)j->step;
