@@ -189,7 +189,8 @@ static int load_json(json_t **out, const char *folder, const char *name)
     TR_TRY(tr_path_join(&file, folder, name));
     struct tr_buf text = { 0 };
     int rc = tr_read_file(&text, file);
-    if (rc == TR_OK && !json_is_object(*out = json_loadb(text.data ? text.data : "", text.size, JSON_REJECT_DUPLICATES, &error))) {
+    if (rc == TR_OK) *out = json_loadb(text.data ? text.data : "", text.size, JSON_REJECT_DUPLICATES, &error);
+    if (rc == TR_OK && !json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;
         rc = tr_fail(TR_EINPUT, "'%s' (line %d): it is no JSON object: %.100s", file, error.line, error.text);

@@ -18,10 +18,9 @@
 #include <unistd.h>
 
 /* One of each kind: a matrix of several parts, a bf16 row view into a wider stack, int8 with scales, a cube, a long vector. */
-enum { MATRIX, STACK, QUANT, CUBE, VECTOR, N_TENSORS };
+enum { MATRIX, STACK, QUANT, CUBE, VECTOR, N_TENSORS, N_SCALES = 40 * 3 };
 struct state {
     struct tr_tensor own[N_TENSORS], view;
-    float scale[40 * 3];
     uint64_t words[3], more[1];
     bool extra;              /* lists one word more */
 };
@@ -34,12 +33,11 @@ static void state_init(struct state *s)
     memset(s, 0, sizeof *s);
     assert_ok(tr_tensor_new(&s->own[MATRIX], TR_WEIGHTS, TR_F32, TR_DIMS(3000, 130)));
     assert_ok(tr_tensor_new(&s->own[STACK], TR_WEIGHTS, TR_BF16, TR_DIMS(60, 48)));
-    assert_ok(tr_tensor_new(&s->own[QUANT], TR_WEIGHTS, TR_INT8, TR_DIMS(40, 130)));
+    assert_ok(tr_tensor_new(&s->own[QUANT], TR_WEIGHTS, TR_INT8, TR_DIMS(40, 300)));
     assert_ok(tr_tensor_new(&s->own[CUBE], TR_OPTIMIZER, TR_F32, TR_DIMS(4, 5, 6)));
     assert_ok(tr_tensor_new(&s->own[VECTOR], TR_OPTIMIZER, TR_F32, TR_DIMS(300000)));
     s->view = tr_rows_view(&s->own[STACK], 20, 30);
     s->view = tr_cols_view(&s->view, 8, 33); /* rows of 33 within 48 */
-    s->own[QUANT].quant = (struct tr_quant){ s->scale, 64 };
 }
 
 static void state_release(struct state *s)
@@ -55,7 +53,7 @@ static void state_fill(struct state *s, int64_t step)
         uint32_t x = (uint32_t)(step * 977 + i * 31 + 1);
         for (size_t k = 0; k < tr_bytes(&s->own[i]); k++) p[k] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
     }
-    for (int i = 0; i < 120; i++) s->scale[i] = (float)(step + i);
+    for (int i = 0; i < N_SCALES; i++) s->own[QUANT].quant.scale[i] = (float)(step + i);
     for (int i = 0; i < 3; i++) s->words[i] = UINT64_MAX - (uint64_t)(step * 3 + i);
 }
 
@@ -79,7 +77,7 @@ static void assert_is_step(const struct state *s, int64_t step)
                 assert_memory_equal((uint16_t *)s->view.data + r * 48, (uint16_t *)want.view.data + r * 48, 66);
         else assert_memory_equal(s->own[i].data, want.own[i].data, tr_bytes(&want.own[i]));
     }
-    assert_memory_equal(s->scale, want.scale, sizeof want.scale);
+    assert_memory_equal(s->own[QUANT].quant.scale, want.own[QUANT].quant.scale, N_SCALES * sizeof(float));
     assert_memory_equal(s->words, want.words, sizeof want.words);
     state_release(&want);
 }
@@ -186,7 +184,7 @@ static void of_another_model(void **state)
     t.own[QUANT].quant.group = 65;
     assert_int_equal(ckpt_load(folder, &step, visit, &t), TR_EINPUT);
     assert_message("groups of 65");
-    t.own[QUANT].quant.group = 64;
+    t.own[QUANT].quant.group = TR_QUANT_GROUP;
     t.extra = true;
     assert_int_equal(ckpt_load(folder, &step, visit, &t), TR_EINPUT);
     assert_message("'run/more' is 1 words here and missing there");
