@@ -60,8 +60,7 @@ static int sketch(struct tr_tensor *low, const struct apollo *c, const struct op
     struct tr_tensor p = { 0 };
     int rc;
     if (s->given) {
-        p = *s->given;
-        p.owner = 0;
+        TR_TRY(s->given->get(s->given->self, "projection", (int64_t)((t - 1) / (uint64_t)c->update_gap), &p));
     } else {
         TR_TRY(tr_tensor_arena(&p, TR_WORKSPACE, TR_F32, TR_DIMS(right ? r : m, right ? n : r), 0));
         tr_kernels()->random_normal(&p, tr_key(s->seed, TR_RNG_PROJECTION, tr_hash(s->p->name), (t - 1) / (uint64_t)c->update_gap), (float)(1 / sqrt((double)r)));

@@ -298,10 +298,10 @@ void opt_free(struct opt *o)
     free(o);
 }
 
-int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step)
+int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = p, .grad = grad, .lr = lr, .t = step, .seed = o->seed };
+    struct opt_step s = { .p = p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .given = given };
     return it->state ? it->kind->update(it->config, it->state, &s) : TR_OK;
 }
 

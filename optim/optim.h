@@ -16,6 +16,11 @@ struct opt_entry { char *section, *key, *value; struct tr_place place; };
 /* First member of every kind's configuration. */
 struct opt_base { double weight_decay; };
 
+/* Draws and decompositions handed in instead of made; only replay has them. `what` is the name in the reference files
+ * ("projection", "projection_left", "uniform", ...), k counts refreshes (draws) from 0. *out becomes a view in f32, indices
+ * as whole numbers; TR_EINPUT when there is none. */
+struct opt_given { void *self; int (*get)(void *self, const char *what, int64_t k, struct tr_tensor *out); };
+
 /* What an update gets. grad is f32 [O,C] or [C], rows maybe longer; it may be overwritten. */
 struct opt_step {
     struct tr_param *p;
@@ -23,7 +28,7 @@ struct opt_step {
     double lr;
     int64_t t;            /* number of this update, from 1 */
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
-    const struct tr_tensor *given;  /* replay: a projection to take instead of a draw; else NULL */
+    const struct opt_given *given;  /* NULL: make draws and decompositions yourself */
 };
 
 struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
@@ -61,8 +66,8 @@ struct opt_setup { const struct opt_entry *entry; size_t n; const char *path; ui
 /* Chooses kind and numbers for every trainable parameter and allocates the state (category optimizer). */
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n);
 void opt_free(struct opt *o);
-/* Applies one finished gradient; once per parameter and step, in any order. */
-int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step);
+/* Applies one finished gradient; once per parameter and step, in any order. given: NULL but in replay. */
+int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
 /* Lists all state: tensors "optimizer/NAME/FIELD", numbers likewise. */
 int opt_visit(struct opt *o, struct tr_visitor *v);
 /* Sum of the kinds' formulas over all parameters. */

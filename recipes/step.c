@@ -19,7 +19,7 @@ static int on_grad(void *self, struct tr_param *p, struct tr_tensor *grad)
             return tr_fail(TR_EFAIL, "gradient of '%s' (step %" PRId64 "): it is not finite; the newest snapshot is whole: resume from it with a lower train.lr", p->name, u->step);
         u->squares += squares;
     } else if (u->scale != 1) tr_kernels()->scale(grad, (float)u->scale);
-    TR_TRY(opt_update(u->j->opt, p, grad, u->lr, u->step));
+    TR_TRY(opt_update(u->j->opt, p, grad, u->lr, u->step, NULL));
     tr_part_enter(part);
     return TR_OK;
 }
