@@ -1,5 +1,6 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/file.h"
+#include "checkpoint/part.h"
 #include "libtrain/base/crc.h"
 #include "libtrain/base/status.h"
 #include <inttypes.h>
@@ -15,14 +16,14 @@ static int crc_of(struct tr_h5 *f, const char *name, const struct tr_tensor *t, 
     for (int i = 1; i < t->ndim; i++) row *= (size_t)t->dim[i];
     int64_t each = words ? t->dim[0] : row && row < CKPT_PART ? (int64_t)(CKPT_PART / row) : 1;
     if (each > t->dim[0]) each = t->dim[0];
-    size_t size = (size_t)each * row;
+    size_t size = ckpt_part_room((size_t)each * row);
     void *part;
     int rc = TR_OK;
     *crc = 0;
     TR_TRY(tr_mem_alloc(&part, size, TR_SNAPSHOT));
     if (words) {
         rc = tr_h5_read_words(f, name, part, t->dim[0]);
-        *crc = tr_crc32c(0, part, size);
+        *crc = tr_crc32c(0, part, (size_t)each * row);
     }
     for (int64_t at = 0; !words && row && rc == TR_OK && at < t->dim[0]; at += each) {
         int64_t n = t->dim[0] - at < each ? t->dim[0] - at : each;

@@ -94,7 +94,7 @@ static int read_tensor(struct loader *l, const char *name, struct tr_tensor *t)
 {
     struct ckpt_parts parts = ckpt_parts(t);
     struct tr_tensor view;
-    size_t size = (size_t)parts.each * parts.bytes;
+    size_t size = ckpt_part_room((size_t)parts.each * parts.bytes);
     int64_t begin, n;
     uint32_t crc = 0;
     void *host;

@@ -1,6 +1,8 @@
 #include "checkpoint/part.h"
 #include "checkpoint/file.h"
 
+size_t ckpt_part_room(size_t bytes) { return bytes > CKPT_PART ? bytes : CKPT_PART; }
+
 struct ckpt_parts ckpt_parts(const struct tr_tensor *t)
 {
     struct ckpt_parts p = { 0 };
