@@ -19,6 +19,7 @@ static int dry_run(struct job *j, struct forecast *f)
     struct step_result s;
     job_forget_files(j); /* as the run does; this process ends after the answer */
     size_t before = tr_rss_now();
+    tr_loader_widest(j->loader); /* this process alone: batches differ in length and in counted tokens */
     tr_mem_dry(true);
     TR_TRY(job_net(j, false));
     TR_TRY(job_training(j));

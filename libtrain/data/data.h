@@ -49,6 +49,8 @@ int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch
 int64_t tr_loader_peek_counted(const struct tr_loader *l, int64_t sequences);
 /* Largest number of tokens that `sequences` sequences can have. */
 int64_t tr_loader_max_tokens(const struct tr_loader *l, int64_t sequences);
+/* From now on every sequence is as long, and has as many counted tokens, as any of the data has: for forecasts. */
+void tr_loader_widest(struct tr_loader *l);
 /* The position, for snapshots: one visitor call `words`. */
 int tr_loader_visit(struct tr_loader *l, struct tr_visitor *v);
 

@@ -98,6 +98,43 @@ static void foretold_is_used(void **state)
         }
 }
 
+/* Examples of unequal length of which a part is counted: no step of the run goes above what was foretold. */
+static void uneven_batches_stay_within(void **state)
+{
+    char data[512], train[560];
+    snprintf(data, sizeof data, "%s/uneven.jsonl", test_folder());
+    snprintf(train, sizeof train, "data.train=%s", data);
+    FILE *f = fopen(data, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 40; i++) fprintf(f, "{\"prompt\": \"%.*s\", \"completion\": \"%.*s\"}\n", 1 + i * 7 % 13, "what is asked", 1 + i * 11 % 29, "what is answered to it, at length");
+    fclose(f);
+    for (int pack = 0; pack < 2; pack++) {
+        struct recipe r;
+        struct job j;
+        struct forecast foretold;
+        struct step_result s;
+        assert_ok(load(&r, "uneven", SETS(train, pack ? "data.pack=true" : "data.pack=false", "data.mask_prompt=true")));
+        assert_ok(job_open(&j, &r));
+        assert_ok(job_tokenizer(&j, true));
+        assert_ok(job_data(&j, true));
+        assert_ok(forecast_fit(&j, &foretold));
+        assert_ok(job_net(&j, true));
+        assert_ok(job_training(&j));
+        tr_mem_reset_peak();
+        int64_t least = INT64_MAX, most = 0;
+        for (int i = 0; i < 20; i++) {
+            assert_ok(job_step(&j, &s));
+            least = s.counted < least ? s.counted : least;
+            most = s.counted > most ? s.counted : most;
+        }
+        assert_true(most > least);
+        assert_true(tr_mem_ledger().peak <= foretold.ledger.peak);
+        assert_true(tr_mem_ledger().arena_reserved <= foretold.ledger.arena_reserved);
+        job_release(&j);
+        recipe_release(&r);
+    }
+}
+
 static void fused_equals_unfused(void **state)
 {
     double fused[6], apart[6];
@@ -187,7 +224,7 @@ int main(void)
 {
     tr_log_quiet(true);
     setup_files();
-    const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(uneven_batches_stay_within), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
         cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
