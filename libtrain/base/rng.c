@@ -1,4 +1,5 @@
 #include "libtrain/base/rng.h"
+#include "libtrain/base/normal.h"
 #include <math.h>
 
 static uint64_t mix64(uint64_t x) /* the finaliser of splitmix64: every input bit reaches every output bit */
@@ -42,12 +43,12 @@ double tr_uniform(struct tr_key key, uint64_t index)
 
 double tr_normal(struct tr_key key, uint64_t index)
 {
-    uint32_t w[4];
-    tr_philox(w, key, index / 2); /* two words make one uniform of 53 bits; two uniforms make two normals */
-    uint64_t hi = (((uint64_t)w[0] << 32) | w[1]) >> 11, lo = (((uint64_t)w[2] << 32) | w[3]) >> 11;
-    double radius = sqrt(-2.0 * log(((double)hi + 0.5) * 0x1p-53)), angle = 6.283185307179586 * ((double)lo * 0x1p-53);
-    return index % 2 ? radius * sin(angle) : radius * cos(angle);
+    double even, odd;
+    tr_normal_pair(key, index / 2, &even, &odd);
+    return index % 2 ? odd : even;
 }
+
+void tr_normals(float *out, struct tr_key key, uint64_t first, int64_t n, double std) { tr_normals_into(out, key, first, n, std); }
 
 uint64_t tr_below(struct tr_key key, uint64_t index, uint64_t n)
 {

@@ -21,6 +21,8 @@ void tr_philox(uint32_t out[4], struct tr_key key, uint64_t counter);
 /* One number at `index` of the stream: uniform in [0,1) with 32 bits; standard normal (Box-Muller in double). */
 double tr_uniform(struct tr_key key, uint64_t index);
 double tr_normal(struct tr_key key, uint64_t index);
+/* out[i] = (float)(std * tr_normal(key, first + i)), i < n; many times faster than one by one. */
+void tr_normals(float *out, struct tr_key key, uint64_t first, int64_t n, double std);
 
 /* A number in [0, n), n > 0. */
 uint64_t tr_below(struct tr_key key, uint64_t index, uint64_t n);

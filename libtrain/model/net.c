@@ -28,7 +28,10 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
         struct tr_param *p = &net->param[net->n_params];
         *p = (struct tr_param){ .role = role, .layer = layer, .index = (int)net->n_params++, .file_transposed = file_transposed, .trainable = true };
         char name[sizeof p->name];
-        snprintf(name, sizeof name, part[i].name, block); /* names come from the tables below, not from outside */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral" /* names come from the tables below, not from outside */
+        snprintf(name, sizeof name, part[i].name, block);
+#pragma GCC diagnostic pop
         memcpy(p->name, name, sizeof name);
         if (cols) p->value = tr_rows_view(&w->value, at, part[i].rows);
         else {
@@ -295,7 +298,7 @@ static int rows_at_random(void *self, struct tr_param *p, int64_t begin, int64_t
     if (r->shape->arch == TR_GPT2 && strstr(p->name, "c_proj")) std /= sqrt(2.0 * (double)r->shape->layers);
     struct tr_key key = tr_key(r->seed, TR_RNG_INIT, tr_hash(p->name), 0);
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i++) out[i] = (float)(std * tr_normal(key, (uint64_t)(begin * cols + i)));
+    for (int64_t i = 0; i < n; i++) tr_normals(out + i * cols, key, (uint64_t)((begin + i) * cols), cols, std);
     return TR_OK;
 }
 

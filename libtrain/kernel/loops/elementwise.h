@@ -41,9 +41,10 @@ static void NAME(fill)(struct tr_tensor *y, float value)
 static void NAME(random_normal)(struct tr_tensor *y, struct tr_key key, float std)
 {
     int64_t cols = tr_cols(y);
-    ROWS(y, r) for (int64_t c = 0; c < cols; c++) {
-        float v = (float)((double)std * tr_normal(key, (uint64_t)(r * cols + c)));
-        tr_store_row(y, r, c, 1, &v);
+    ROWS(y, r) TR_FOR_CHUNKS(c, n, cols) {
+        float b[TR_CHUNK];
+        tr_normals_into(b, key, (uint64_t)(r * cols + c), n, std);
+        tr_store_row(y, r, c, n, b);
     }
 }
 

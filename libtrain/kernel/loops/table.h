@@ -1,6 +1,7 @@
 /* All entries of a table from one source, compiled once for each instruction set. Before including: NAME(x) is the symbol
  * of this variant, TABLE_NAME its name, EXP and TANH its functions, ATTENTION(x) its attention and loss. */
 #include "libtrain/kernel/attention.h"
+#include "libtrain/base/normal.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/loops/rows.h"
 #include <math.h>
