@@ -1,4 +1,5 @@
-/* The product in plain C: the specification, and the last of the list. Each element is one sum over k in order. */
+/* The product in plain C: the specification, and the last of the list. Each element is one sum over k in order, in
+ * double. */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/impl.h"
 
@@ -17,9 +18,9 @@ static int run(const struct tr_product *p, bool dry)
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t i = 0; i < p->m; i++) {
         for (int64_t j = 0; j < p->n; j++) {
-            float sum = 0;
-            for (int64_t k = 0; k < p->k; k++) sum += get(&p->a, i, k) * get(&p->b, k, j);
-            sum *= p->alpha;
+            double exact = 0;
+            for (int64_t k = 0; k < p->k; k++) exact += (double)get(&p->a, i, k) * (double)get(&p->b, k, j);
+            float sum = (float)(exact * p->alpha);
             int64_t at = i * p->c_ld + j;
             if (p->c_dtype == TR_F32) {
                 float *c = (float *)p->c + at;

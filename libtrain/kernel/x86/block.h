@@ -2,7 +2,8 @@
  * the inner sum: one f32, or two neighbouring bf16 where PAIRS is 1; c is f32.
  *   a: word (row r, step s) at a[r * a_row + s * a_step], broadcast to all lanes
  *   b: word (step s, column v) at b[s * ldb + v]
- * Blocks of up to ROWS x 3 vectors of c stay in registers over all steps: one sum per element in the order of s. */
+ * Blocks of up to ROWS x 3 vectors of c stay in registers over all steps: one sum per element in the order of s. What c held
+ * is replaced, is where the sum starts, or is added to it at the end. */
 #ifndef TR_X86_BLOCK_H
 #define TR_X86_BLOCK_H
 #include "libtrain/kernel/x86/lanes.h"
@@ -15,6 +16,8 @@ enum { BLOCK_ROWS = 8 };
 #else
 enum { BLOCK_ROWS = 4 };
 #endif
+
+enum { REPLACE, CONTINUE, ADD };
 
 static inline __attribute__((always_inline)) vf v_madd(vf acc, const tr_word *a, vf b, const int pairs)
 {
@@ -29,14 +32,14 @@ static inline __attribute__((always_inline)) vf v_madd(vf acc, const tr_word *a,
 #endif
 }
 
-static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
+static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row,
     int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps, const int rows, const int nv, const int pairs)
 {
     vf acc[BLOCK_ROWS][3];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < nv; v++) acc[r][v] = load ? v_load(c + r * ldc + v * LANES) : v_zero();
+        for (int v = 0; v < nv; v++) acc[r][v] = old == CONTINUE ? v_load(c + r * ldc + v * LANES) : v_zero();
     for (int64_t s = 0; s < steps; s++) {
         vf bv[3];
 #pragma GCC unroll 3
@@ -49,16 +52,19 @@ static inline __attribute__((always_inline)) void block(float *c, int64_t ldc, b
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < nv; v++) v_store(c + r * ldc + v * LANES, acc[r][v]);
+        for (int v = 0; v < nv; v++) {
+            float *to = c + r * ldc + v * LANES;
+            v_store(to, old == ADD ? v_add(v_load(to), acc[r][v]) : acc[r][v]);
+        }
 }
 
 /* One copy of each form, kept out of line: with strides known to the compiler gcc 12 makes slower loops of them. */
-typedef void block_form(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, int64_t a_step, const tr_word *b,
+typedef void block_form(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row, int64_t a_step, const tr_word *b,
                         int64_t ldb, int64_t steps);
 #define BLOCK_FORM(name, rows, nv, pairs) \
-    static __attribute__((noinline)) void name(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row, \
+    static __attribute__((noinline)) void name(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row, \
         int64_t a_step, const tr_word *b, int64_t ldb, int64_t steps) \
-    { block(c, ldc, load, a, a_row, a_step, b, ldb, steps, rows, nv, pairs); }
+    { block(c, ldc, old, a, a_row, a_step, b, ldb, steps, rows, nv, pairs); }
 #define BLOCK_FORMS(name, pairs) \
     BLOCK_FORM(name##_row_1, 1, 1, pairs) BLOCK_FORM(name##_row_2, 1, 2, pairs) BLOCK_FORM(name##_row_3, 1, 3, pairs) \
     BLOCK_FORM(name##_half_1, BLOCK_ROWS / 2, 1, pairs) BLOCK_FORM(name##_half_2, BLOCK_ROWS / 2, 2, pairs) \
@@ -83,13 +89,13 @@ static inline block_form *form(int pairs, int64_t rows, int64_t nv)
 }
 
 /* rows is a multiple of BLOCK_ROWS. */
-static inline void product(float *c, int64_t ldc, bool load, const tr_word *a, int64_t a_row,
+static inline void product(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row,
     int64_t a_step, const tr_word *b, int64_t ldb, int64_t rows, int64_t nv, int64_t steps, const int pairs)
 {
     for (int64_t v = 0; v < nv;) {
         int64_t n = nv - v == 4 || nv - v == 2 ? 2 : nv - v == 1 ? 1 : 3;    /* 4 as 2 + 2: an odd vector wastes loads */
         for (int64_t r = 0; r < rows; r += BLOCK_ROWS)
-            form(pairs, BLOCK_ROWS, n)(c + r * ldc + v * LANES, ldc, load, a + r * a_row, a_row, a_step, b + v * LANES, ldb,
+            form(pairs, BLOCK_ROWS, n)(c + r * ldc + v * LANES, ldc, old, a + r * a_row, a_row, a_step, b + v * LANES, ldb,
                                        steps);
         v += n;
     }

@@ -1,8 +1,9 @@
 /* Packed matrix products; compiled once for AVX2 (f32) and once for AVX-512 (f32, and bf16 in pairs).
  *
- * Every element is one f32 sum over k in order (with bf16 over pairs of k), and adding into c continues that sum. So bits
- * do not depend on threads, tiles, row strides or how rows and columns are cut; sums over tokens may be cut anywhere
- * (at even tokens with bf16). Two orders of loops:
+ * Every element is an f32 sum over k in order (with bf16 over pairs of k). Bits do not depend on threads, tiles, row strides
+ * or how rows and columns are cut. Forward and dX sum each block of K from zero and add the blocks: a single sum over a
+ * vocabulary of 49,152 loses two more digits. dW continues what c holds, so that sums over tokens may be cut anywhere (at
+ * even tokens with bf16). Two orders of loops:
  *   by columns   a thread packs some panels of b and walks down the rows of a, which are read in place: forward and dX.
  *                b is the weight: types are widened, and int8 is scaled, while it is packed, once per call
  *   by rows      when a is transposed (dW): all threads pack b, then each packs some rows of a and walks along b
@@ -244,8 +245,9 @@ static void one_block(const struct shape *s, const tr_word *a, int64_t a_row, in
     int64_t j = panel * COLS, rows = least(BLOCK_ROWS, p->m - i), cols = least(COLS, p->n - j), width = panel_width(s, panel);
     float tile[BLOCK_ROWS * COLS], *c = (float *)p->c + i * p->c_ld + j;
     bool load = kb > 0 || (s->sums_in_c && p->beta != 0), last = kb == s->blocks - 1;
+    int old = !load ? REPLACE : p->a.transposed ? CONTINUE : ADD;
     if (s->sums_in_c && rows == form_rows(rows) && cols == width) {
-        form(s->pack - 1, rows, width / LANES)(c, p->c_ld, load, a, a_row, a_step, b, width, words);
+        form(s->pack - 1, rows, width / LANES)(c, p->c_ld, old, a, a_row, a_step, b, width, words);
         return;
     }
     float *t = s->sums_in_c || s->blocks == 1 ? tile : acc;
@@ -253,7 +255,7 @@ static void one_block(const struct shape *s, const tr_word *a, int64_t a_row, in
         memset(tile, 0, sizeof tile);
         move(tile, COLS, c, p->c_ld, rows, cols);
     }
-    form(s->pack - 1, rows, width / LANES)(t, COLS, load, a, a_row, a_step, b, width, words);
+    form(s->pack - 1, rows, width / LANES)(t, COLS, old, a, a_row, a_step, b, width, words);
     if (s->sums_in_c) move(c, p->c_ld, tile, COLS, rows, cols);
     else if (last) finish(p, t, COLS, i, j, rows, cols);
 }
