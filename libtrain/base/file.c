@@ -32,7 +32,7 @@ int tr_map_open(struct tr_map *m, const char *path)
 {
     *m = (struct tr_map){ 0 };
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer is refused below, not waited for */
     if (fd < 0) return tr_fail(TR_EINPUT, "cannot open '%s': %s", path, strerror(errno));
     int rc = TR_OK;
     if (fstat(fd, &st) < 0) rc = tr_fail(TR_EINPUT, "cannot open '%s': %s", path, strerror(errno));
@@ -108,6 +108,7 @@ void tr_tmpfile_release(struct tr_tmpfile *t)
 int tr_mkdirs(const char *path)
 {
     char *copy;
+    if (!*path) return tr_fail(TR_EFAIL, "cannot create a folder: its name is empty");
     TR_TRY(tr_strdup(&copy, path));
     int rc = TR_OK;
     for (char *p = copy + 1; rc == TR_OK; p++) {

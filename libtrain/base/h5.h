@@ -3,7 +3,7 @@
  * A failed write (TR_EFAIL, e.g. a full disk) ends the file: later writes fail too, closing stays safe. */
 #ifndef TR_H5_H
 #define TR_H5_H
-#include "libtrain/tensor/dtype.h"
+#include "libtrain/base/dtype.h"
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -17,7 +17,6 @@ static const char *const names[TR_CATEGORIES] = { "weights", "gradients", "optim
 
 const char *tr_category_name(enum tr_category c) { return names[c]; }
 struct tr_ledger tr_mem_ledger(void) { return ledger; }
-void tr_mem_dry(bool on) { dry = on; }
 bool tr_mem_is_dry(void) { return dry; }
 
 void tr_mem_reset_peak(void)
@@ -79,11 +78,21 @@ void tr_mem_free(void *p, size_t bytes, enum tr_category c)
 }
 
 /* ---- step arena. Regions in address order, each free or used; a step has a few hundred, so lists are walked. */
-struct region { size_t offset, bytes; bool used; };
+struct region { size_t offset, bytes; bool used; enum tr_category category; };
 static struct region *regions;
 static size_t n_regions, cap_regions;
-static char *arena_base;
+static char *arena_base;    /* of this mode */
 static const size_t ARENA_SPAN = (size_t)1 << 40;
+
+void tr_mem_dry(bool on)
+{
+    if (on == dry) return;
+    tr_arena_reset();
+    if (arena_base && !dry) munmap(arena_base, ARENA_SPAN);
+    arena_base = NULL;
+    ledger.arena_reserved = 0;
+    dry = on;
+}
 
 static int region_insert(size_t at, struct region r)
 {
@@ -109,9 +118,8 @@ static void region_remove(size_t at)
 int tr_arena_alloc(void **out, size_t bytes, enum tr_category c)
 {
     *out = NULL;
-    size_t need = (bytes + 63) & ~(size_t)63;
-    if (need == 0) need = 64;
-    if (need > ARENA_SPAN / 2) return tr_fail(TR_EFAIL, "a work buffer of %zu bytes is beyond any machine", bytes);
+    if (bytes > ARENA_SPAN / 2) return tr_fail(TR_EFAIL, "a work buffer of %zu bytes is beyond any machine", bytes);
+    size_t need = bytes ? (bytes + 63) & ~(size_t)63 : 64;
     if (!arena_base) {
         if (dry) arena_base = (char *)((uintptr_t)1 << 45);
         else {
@@ -120,16 +128,14 @@ int tr_arena_alloc(void **out, size_t bytes, enum tr_category c)
             arena_base = p;
         }
     }
-    if (n_regions == 0) TR_TRY(region_insert(0, (struct region){ 0, ARENA_SPAN, false }));
+    if (n_regions == 0) TR_TRY(region_insert(0, (struct region){ 0, ARENA_SPAN, false, c }));
     size_t best = n_regions;
     for (size_t i = 0; i < n_regions; i++)
         if (!regions[i].used && regions[i].bytes >= need && (best == n_regions || regions[i].bytes < regions[best].bytes)) best = i;
     if (best == n_regions) return tr_fail(TR_EFAIL, "no memory (work buffers): %zu bytes", bytes);
-    struct region *r = &regions[best];
-    size_t offset = r->offset, rest = r->bytes - need;
-    r->bytes = need;
-    r->used = true;
-    if (rest) TR_TRY(region_insert(best + 1, (struct region){ offset + need, rest, false }));
+    size_t offset = regions[best].offset, rest = regions[best].bytes - need;
+    if (rest) TR_TRY(region_insert(best + 1, (struct region){ offset + need, rest, false, c }));
+    regions[best] = (struct region){ offset, need, true, c };
     if (offset + need > ledger.arena_reserved) ledger.arena_reserved = offset + need;
     *out = arena_base + offset;
     tr_mem_count(c, (int64_t)need);
@@ -159,6 +165,8 @@ void tr_arena_free(void *p, enum tr_category c)
 
 void tr_arena_reset(void)
 {
+    for (size_t i = 0; i < n_regions; i++)
+        if (regions[i].used) tr_mem_count(regions[i].category, -(int64_t)regions[i].bytes);
     n_regions = 0;
 }
 

@@ -1,7 +1,7 @@
 /* Blocks of GGUF's element types to f32. Layouts as the format defines them: scales are f16, nibbles pair element i with
  * i + 16 (Q4, Q5) or i + 32 (K types). */
 #include "libtrain/model/weights_impl.h"
-#include "libtrain/tensor/dtype.h"
+#include "libtrain/base/dtype.h"
 #include <string.h>
 
 static float half_at(const unsigned char *p)

@@ -2,7 +2,7 @@
  * aligned data. Matrices in F32 or BF16, vectors in F32; llama's q and k rows go back to interleaved pairs. */
 #include "libtrain/base/status.h"
 #include "libtrain/model/export.h"
-#include "libtrain/tensor/dtype.h"
+#include "libtrain/base/dtype.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

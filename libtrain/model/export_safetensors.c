@@ -2,7 +2,7 @@
  * renamed; config.json comes last, so that a folder that was cut short does not load. */
 #include "libtrain/base/status.h"
 #include "libtrain/model/export.h"
-#include "libtrain/tensor/dtype.h"
+#include "libtrain/base/dtype.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>

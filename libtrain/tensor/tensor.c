@@ -38,14 +38,18 @@ static size_t owned_bytes(const struct tr_tensor *t) { return (size_t)(tr_rows(t
 
 static int shape(struct tr_tensor *t, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad)
 {
-    *t = (struct tr_tensor){ .dtype = dtype, .ndim = ndim };
-    int64_t total = 8;
+    *t = (struct tr_tensor){ .dtype = dtype };
+    if (ndim < 1 || ndim > 4) return tr_fail(TR_EINPUT, "a tensor of %d dimensions: 1 to 4 are possible", ndim);
+    int64_t total = 8; /* bytes of the widest type, rows with their gap */
     for (int i = 0; i < ndim; i++) {
-        if (dim[i] < 0 || __builtin_mul_overflow(total, dim[i] ? dim[i] : 1, &total) || total > INT64_MAX / 4)
+        int64_t n;
+        if (dim[i] < 0 || __builtin_add_overflow(dim[i], i == ndim - 1 ? pad : 0, &n) ||
+            __builtin_mul_overflow(total, n ? n : 1, &total) || total > INT64_MAX / 4)
             return tr_fail(TR_EINPUT, "a tensor's dimensions overflow");
         t->dim[i] = dim[i];
+        t->ld = n;
     }
-    t->ld = dim[ndim - 1] + pad;
+    t->ndim = ndim;
     return TR_OK;
 }
 

@@ -9,7 +9,7 @@
 #ifndef TR_TENSOR_H
 #define TR_TENSOR_H
 #include "libtrain/base/mem.h"
-#include "libtrain/tensor/dtype.h"
+#include "libtrain/base/dtype.h"
 #include <stdbool.h>
 #include <stdint.h>
 
