@@ -6,6 +6,10 @@
 
 const char *const plot_colours[8] = { "#3b6fb6", "#d9822b", "#4d9a57", "#b5453c", "#7d5ba6", "#8a6d4b", "#c65f9c", "#7f7f7f" };
 
+/* Inside each picture, so that it also stands alone. */
+static const char style[] = "<style>svg{background:#fff}svg text{font-family:system-ui,sans-serif}.t{font-size:14px;font-weight:600;"
+    "fill:#222}.l{font-size:12px;fill:#555}.g{stroke:#e6e6e6}.m{fill:#222}</style>";
+
 enum { W = 860, H = 300, LEFT = 70, RIGHT = 20, TOP = 34, BOTTOM = 46 };
 
 int plot_escape(struct tr_buf *out, const char *text)
@@ -31,7 +35,7 @@ static double py(const struct frame *f, double y) { return H - BOTTOM - (y - f->
 
 static struct frame limits(const struct plot *p)
 {
-    struct frame f = { INFINITY, -INFINITY, p->stacked ? 0 : INFINITY, -INFINITY };
+    struct frame f = { INFINITY, -INFINITY, p->stacked || p->from_zero ? 0 : INFINITY, -INFINITY };
     for (size_t i = 0; i < p->n; i++) {
         double sum = 0;
         f.x0 = fmin(f.x0, p->x[i]);
@@ -43,17 +47,19 @@ static struct frame limits(const struct plot *p)
             if (!p->stacked) f.y0 = fmin(f.y0, y), f.y1 = fmax(f.y1, y);
         }
         if (p->stacked) f.y1 = fmax(f.y1, sum);
+        if (p->over && isfinite(p->over->y[i])) f.y1 = fmax(f.y1, p->over->y[i]);
     }
     if (!(f.x1 > f.x0)) f.x0 -= 0.5, f.x1 = f.x0 + 1;
     if (!isfinite(f.y0) || !isfinite(f.y1)) f.y0 = 0, f.y1 = 1;
     if (!(f.y1 > f.y0)) f.y0 -= fabs(f.y0) * 0.1 + 0.1, f.y1 += fabs(f.y1) * 0.1 + 0.1;
-    if (p->stacked) f.y1 *= 1.08;
+    if (p->stacked || p->from_zero) f.y1 *= 1.08;
     return f;
 }
 
 static int axes(struct tr_buf *o, const struct plot *p, const struct frame *f)
 {
-    TR_TRY(tr_buf_printf(o, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\"><style>text{font-family:system-ui,sans-serif}.t{font-size:14px;font-weight:600;fill:#222}.l{font-size:12px;fill:#555}.g{stroke:#e6e6e6}.m{fill:#222}</style><text x=\"%d\" y=\"18\" class=\"t\">%s</text>", W, H, p->title, LEFT, p->title));
+    TR_TRY(tr_buf_printf(o, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">%s"
+                         "<text x=\"%d\" y=\"18\" class=\"t\">%s</text>", W, H, p->title, style, LEFT, p->title));
     double step = nice(f->y1 - f->y0, 6);
     for (double y = ceil(f->y0 / step) * step; y <= f->y1 + 1e-9 * step; y += step)
         TR_TRY(tr_buf_printf(o, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" class=\"g\"/><text x=\"%d\" y=\"%.1f\" class=\"l\" text-anchor=\"end\">%.6g</text>",
@@ -66,10 +72,10 @@ static int axes(struct tr_buf *o, const struct plot *p, const struct frame *f)
                          (W + LEFT - RIGHT) / 2, H - 10, p->x_label, LEFT - 8, p->unit);
 }
 
-static int line(struct tr_buf *o, const struct plot *p, const struct frame *f, const struct plot_series *s)
+static int line(struct tr_buf *o, const struct plot *p, const struct frame *f, const struct plot_series *s, const char *look)
 {
     size_t stride = p->n > 2000 ? (p->n + 999) / 1000 : 1, points = 0;
-    TR_TRY(tr_buf_printf(o, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\" stroke-linejoin=\"round\" points=\"", s->colour));
+    TR_TRY(tr_buf_printf(o, "<polyline fill=\"none\" stroke=\"%s\" %s stroke-linejoin=\"round\" points=\"", s->colour, look));
     for (size_t at = 0; at < p->n; at += stride) { /* of each stretch its lowest and highest point, in order */
         size_t lo = p->n, hi = p->n;
         for (size_t i = at; i < p->n && i < at + stride; i++) {
@@ -85,7 +91,7 @@ static int line(struct tr_buf *o, const struct plot *p, const struct frame *f, c
             }
     }
     TR_TRY(tr_buf_puts(o, "\"/>"));
-    for (size_t i = 0; points <= 30 && i < p->n; i++) /* few points are shown as such */
+    for (size_t i = 0; points <= 30 && s != p->over && i < p->n; i++) /* few points are shown as such */
         if (isfinite(s->y[i])) TR_TRY(tr_buf_printf(o, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.6\" fill=\"%s\"/>", px(f, p->x[i]), py(f, s->y[i]), s->colour));
     return TR_OK;
 }
@@ -109,12 +115,16 @@ static int area(struct tr_buf *o, const struct plot *p, const struct frame *f, s
     return tr_buf_puts(o, "\"/>");
 }
 
+/* From right to left; a width of 7 a letter is what fonts of 12 px need at most. */
 static int legend(struct tr_buf *o, const struct plot *p)
 {
     double x = W - RIGHT;
-    for (size_t k = p->n_series; k-- > 0;) {
-        x -= 7.0 * (double)strlen(p->series[k].name) + 26;
-        TR_TRY(tr_buf_printf(o, "<rect x=\"%.0f\" y=\"9\" width=\"11\" height=\"11\" rx=\"2\" fill=\"%s\"/><text x=\"%.0f\" y=\"19\" class=\"l\">%s</text>", x, p->series[k].colour, x + 15, p->series[k].name));
+    for (size_t k = p->n_series + (p->over != NULL); k-- > 0;) {
+        const struct plot_series *s = k < p->n_series ? &p->series[k] : p->over;
+        x -= 7.0 * (double)strlen(s->name) + 26;
+        TR_TRY(tr_buf_printf(o, "<rect x=\"%.0f\" y=\"%d\" width=\"11\" height=\"%d\" rx=\"2\" fill=\"%s\"/>"
+                             "<text x=\"%.0f\" y=\"19\" class=\"l\">%s</text>",
+                             x, s == p->over ? 13 : 9, s == p->over ? 3 : 11, s->colour, x + 15, s->name));
     }
     return TR_OK;
 }
@@ -123,7 +133,8 @@ int plot_svg(struct tr_buf *out, const struct plot *p)
 {
     struct frame f = limits(p);
     TR_TRY(axes(out, p, &f));
-    for (size_t k = 0; k < p->n_series && p->n; k++) TR_TRY(p->stacked ? area(out, p, &f, k) : line(out, p, &f, &p->series[k]));
+    for (size_t k = 0; k < p->n_series && p->n; k++) TR_TRY(p->stacked ? area(out, p, &f, k) : line(out, p, &f, &p->series[k], "stroke-width=\"1.8\""));
+    if (p->over && p->n) TR_TRY(line(out, p, &f, p->over, "stroke-width=\"1.6\" stroke-dasharray=\"5 3\""));
     if (p->mark && p->n) {
         size_t at = 0;
         for (size_t i = 1; i < p->n; i++)

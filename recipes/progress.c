@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct progress { int64_t steps, first, log_every; double start, loss; char line[256]; bool shown; };
+struct progress { int64_t steps, first, log_every; double start, loss, speed; char line[256]; bool shown; };
 
 int progress_new(struct progress **out, int64_t steps, int64_t done, int64_t log_every)
 {
@@ -27,13 +27,15 @@ static void duration(char *out, size_t n, double s)
 void progress_step(struct progress *p, const struct metrics_row *row)
 {
     bool first = row->step == p->first + 1;
-    p->loss = first ? row->loss : 0.9 * p->loss + 0.1 * row->loss; /* smoothed over about ten steps */
+    p->loss = first ? row->loss : 0.8 * p->loss + 0.2 * row->loss; /* both smoothed over about five steps */
+    p->speed = first ? row->tokens_per_s : 0.8 * p->speed + 0.2 * row->tokens_per_s;
     double each = (tr_now() - p->start) / (double)(row->step - p->first);
     char left[40], valid[40] = "";
     duration(left, sizeof left, each * (double)(p->steps - row->step));
     if (!isnan(row->valid_loss)) snprintf(valid, sizeof valid, "  valid %.4f", row->valid_loss);
-    snprintf(p->line, sizeof p->line, "step %" PRId64 "/%" PRId64 "  loss %.4f (%.4f)%s  lr %.2e  %.0f tokens/s  %s left  memory %.0f MB, peak %.0f MB",
-             row->step, p->steps, row->loss, p->loss, valid, row->lr, row->tokens_per_s, left, (double)row->memory.total / 1e6, (double)row->memory.peak / 1e6);
+    /* What matters most comes first: a narrow terminal cuts the end. */
+    snprintf(p->line, sizeof p->line, "step %" PRId64 "/%" PRId64 "  loss %.4f (mean %.4f)%s  %.0f tokens/s  %s left  memory %.0f MB, peak %.0f MB  lr %.2e",
+             row->step, p->steps, row->loss, p->loss, valid, p->speed, left, (double)row->memory.total / 1e6, (double)row->memory.peak / 1e6, row->lr);
     bool keep = row->step == p->steps || row->step % p->log_every == 0 || first || valid[0];
     tr_progress(keep, "%s", p->line);
     p->shown = keep;

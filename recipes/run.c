@@ -9,6 +9,7 @@
 #include "recipes/metrics.h"
 #include "recipes/progress.h"
 #include "recipes/report.h"
+#include "recipes/tensorboard.h"
 #include "recipes/trace.h"
 #include <inttypes.h>
 #include <math.h>
@@ -28,6 +29,7 @@ static void on_signal(int sig)
 struct running {
     struct job j;
     struct metrics *metrics;
+    struct tensorboard *board;   /* NULL unless run.tensorboard */
     struct progress *progress;
     struct tr_buf config;        /* the resolved recipe */
     int64_t saved, first;        /* step of the newest snapshot of this run; step that it began after */
@@ -114,6 +116,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     } else s->saved = -1;
     s->first = (int64_t)j->step;
     TR_GO(metrics_open(&s->metrics, r->run.dir, (int64_t)j->step));
+    if (r->run.tensorboard) TR_GO(tensorboard_open(&s->board, r->run.dir, (int64_t)j->step));
     TR_GO(progress_new(&s->progress, j->steps, (int64_t)j->step, r->train.log_every));
     tr_mem_reset_peak();
 done:
@@ -148,8 +151,9 @@ static int one_step(struct running *s)
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
     TR_TRY(metrics_write(s->metrics, &row));
+    TR_TRY(tensorboard_write(s->board, &row));
     progress_step(s->progress, &row);
-    if (due || !isnan(row.valid_loss)) TR_TRY(report_write(r->run.dir, s->config.data));
+    if (due || !isnan(row.valid_loss)) TR_TRY(report_write(r->run.dir, r->run.name, s->config.data));
     return TR_OK;
 }
 
@@ -166,7 +170,7 @@ int recipe_run(struct recipe *r, const char *resume)
         stopped = stop_asked || ((int64_t)s.j.step == r->train.stop_at && (int64_t)s.j.step < s.j.steps);
     }
     progress_end(s.progress);
-    TR_GO(report_write(r->run.dir, s.config.data));
+    TR_GO(report_write(r->run.dir, r->run.name, s.config.data));
     tr_info("%s after step %" PRIu64 "; report: %s/report.html", stopped ? "stopped" : "done", s.j.step, r->run.dir);
     if (stop_asked && (int64_t)s.j.step < s.j.steps) {
         rc = tr_fail(TR_ESTOPPED, "stopped on request (step %" PRIu64 "): the snapshot is complete; continue with `train run %s --resume`", s.j.step, r->path);
@@ -174,6 +178,7 @@ int recipe_run(struct recipe *r, const char *resume)
 done:
     progress_free(s.progress);
     metrics_close(s.metrics);
+    tensorboard_close(s.board);
     tr_buf_release(&s.config);
     job_release(&s.j);
     return rc;

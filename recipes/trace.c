@@ -74,7 +74,7 @@ static int draw(struct tr_buf *out, const struct trace *t)
         if (most > 0.05) series[used++] = (struct plot_series){ tr_category_name((enum tr_category)c), plot_colours[c % 8], y };
     }
     snprintf(mark, sizeof mark, "peak %.1f MB at %.0f ms", (double)t->point[top].l.total / 1e6, t->point[top].time * 1e3);
-    struct plot p = { "Memory within one step", "MB", "milliseconds", all, n, series, used, 1, mark };
+    struct plot p = { "Memory within one step", "MB", "milliseconds", all, n, series, used, true, mark, NULL, false };
     int rc = plot_svg(out, &p);
     free(all);
     return rc;

@@ -1,6 +1,7 @@
 #include "libtrain/base/log.h"
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static bool quiet, line_open;
@@ -43,7 +44,12 @@ void tr_progress(bool keep, const char *format, ...)
     va_start(args, format);
     flockfile(stderr);
     if (line_open) fputs("\r\033[K", stderr);
-    vfprintf(stderr, format, args);
+    char line[512];
+    struct winsize w;
+    vsnprintf(line, sizeof line, format, args);
+    /* A line that wraps could not be replaced. */
+    if (terminal && !keep && !ioctl(STDERR_FILENO, TIOCGWINSZ, &w) && w.ws_col > 1 && w.ws_col < sizeof line) line[w.ws_col - 1] = 0;
+    fputs(line, stderr);
     if (keep || !terminal) fputc('\n', stderr);
     fflush(stderr);
     line_open = terminal && !keep;

@@ -2,12 +2,15 @@
  * do not show, and what goes wrong is said with its place. */
 #include "tests/support/support.h"
 #include "libtrain/base/buf.h"
+#include "libtrain/base/crc.h"
+#include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
 #include "libtrain/kernel/kernel.h"
 #include "optim/optim.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
 #include "recipes/metrics.h"
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,6 +180,44 @@ static void resumed_equals_undisturbed(void **state)
     }
 }
 
+static uint32_t masked(const void *p, size_t n)
+{
+    uint32_t crc = tr_crc32c(0, p, n);
+    return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+}
+
+/* Every record of the event file is whole and carries the checksums that TensorBoard asks for; one record a step. */
+static void tensorboard_records(void **state)
+{
+    char folder[600], file[1200];
+    run("board", NULL, NULL, SETS("run.tensorboard=true"));
+    snprintf(folder, sizeof folder, "%s/board/tensorboard", test_folder());
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    struct dirent *e;
+    while ((e = readdir(d)) && e->d_name[0] == '.') {}
+    assert_non_null(e);
+    snprintf(file, sizeof file, "%s/%s", folder, e->d_name);
+    closedir(d);
+    struct tr_buf b = { 0 };
+    assert_ok(tr_read_file(&b, file));
+    size_t at = 0;
+    int records = 0;
+    for (uint64_t n; at < b.size; at += 16 + n, records++) {
+        uint32_t crc;
+        assert_true(b.size - at >= 16);
+        memcpy(&n, b.data + at, 8);
+        memcpy(&crc, b.data + at + 8, 4);
+        assert_int_equal(crc, masked(b.data + at, 8));
+        assert_true(n <= b.size - at - 16);
+        memcpy(&crc, b.data + at + 12 + n, 4);
+        assert_int_equal(crc, masked(b.data + at + 12, n));
+    }
+    assert_int_equal(at, b.size);
+    assert_int_equal(records, 1 + 6); /* the version and the steps */
+    tr_buf_release(&b);
+}
+
 static void numbers_that_are_not_finite(void **state)
 {
     struct recipe r;
@@ -227,6 +268,6 @@ int main(void)
     tr_log_quiet(true);
     setup_files();
     const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(uneven_batches_stay_within), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
-        cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
+        cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(tensorboard_records), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
