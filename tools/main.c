@@ -203,6 +203,7 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a file above the limit is a failed write with its message, not a death */
     int rc = dispatch(argc, argv);
     fflush(stdout);
     if (rc == TR_ESTOPPED) fprintf(stderr, "train: %s\n", tr_message());
