@@ -1,4 +1,5 @@
 #include "libtrain/base/status.h"
+#include "recipes/replay.h"
 #include "tools/command.h"
 #include "train_config.h"
 #include <errno.h>
@@ -135,7 +136,6 @@ static int do_dump(struct recipe *r, const struct arguments *a)
     return recipe_dump(r, batch, out, !option_given(a, "no-logits"), !option_given(a, "no-grad"));
 }
 
-
 static int do_export(struct recipe *r, const struct arguments *a)
 {
     const char *format = option_value(a, "format", "safetensors"), *out = option_value(a, "out", NULL);
@@ -157,6 +157,13 @@ RECIPE_COMMAND(bench)
 #define OPTIONS(...) (const struct command_option[]){ __VA_ARGS__, { NULL, NULL, NULL } }
 static const struct command_option none[] = { { NULL, NULL, NULL } };
 
+static int cmd_replay(const struct arguments *a)
+{
+    const char *out = option_value(a, "out", NULL);
+    if (!out) return tr_fail(TR_EINPUT, "no output (train replay): give --out OUT.h5");
+    return recipe_replay(a->args[0], out);
+}
+
 const struct command commands[] = {
     { "run", "run RECIPE.ini [--resume [PATH]]", "train from a recipe", cmd_run, 1, 1,
       OPTIONS({ "resume", "[PATH]", "continue from the newest snapshot of the run folder, or from PATH" }) },
@@ -175,6 +182,8 @@ const struct command commands[] = {
     { "data", "data RECIPE.ini [--json]", "show what will be trained on", cmd_data, 1, 1, OPTIONS({ "json", NULL, "each example as {\"ids\": [...], \"counted\": [...]}" }) },
     { "dump", "dump RECIPE.ini --batch BATCH.h5 --out OUT.h5", "loss, logits and gradients of one batch", cmd_dump, 1, 1,
       OPTIONS({ "batch", "FILE", "tokens and targets, int32 [B,T]" }, { "out", "FILE", "HDF5 file to write" }, { "no-logits", NULL, "leave the logits out" }, { "no-grad", NULL, "leave the gradients out" }) },
+    { "replay", "replay IN.h5 --out OUT.h5", "recorded gradients through an optimizer: its weights after each step", cmd_replay, 1, 1,
+      OPTIONS({ "out", "FILE", "HDF5 file to write: /param/NAME/weight [steps, shape]" }) },
     { "bench", "bench RECIPE.ini", "tokens/s, share of the matmul rate, memory, time by part", cmd_bench, 1, 1, none },
     { "doctor", "doctor", "what this machine offers", cmd_doctor, 0, 0, none },
     { "help", "help [COMMAND | SECTION | SECTION.KEY | optimizer.NAME]", "explain a command, a section of recipes, a key or an optimizer", cmd_help, 0, 1, none },

@@ -68,9 +68,10 @@ int tr_strdup(char **out, const char *text) { return tr_strndup(out, text, strle
 
 int tr_calloc(void *out, size_t count, size_t size)
 {
-    void *p = calloc(count ? count : 1, size);
+    size_t bytes;
+    void *p = __builtin_mul_overflow(count, size, &bytes) ? NULL : calloc(count ? count : 1, size);
     memcpy(out, &p, sizeof p);
-    return p ? TR_OK : full(count * size);
+    return p ? TR_OK : full(bytes);
 }
 
 int tr_grow(void *array, size_t count, size_t *cap, size_t size)

@@ -12,7 +12,49 @@ static void dry_adam(T *w, T *m, T *v, const T *g, const struct tr_adam *h, cons
 static void dry_direction(T *u, T *m, T *v, const T *g, const struct tr_adam *h) {}
 static void dry_sgd(T *w, T *b, const T *g, float d, float m, float k, bool n, bool f, const struct tr_apply *a) {}
 static void dry_norms(T *n, const T *x, int axis) {}
-static const struct tr_updates dry = { dry_apply, dry_scaled, dry_adam, dry_direction, dry_sgd, dry_norms };
+static void dry_sign(T *w, T *m, const T *g, const struct tr_sign *h, const struct tr_apply *a) {}
+static void dry_clamp(T *g, float limit) {}
+static void dry_momentum(T *g, T *m, float km, float kg, float og, float om) {}
+static void dry_outer(T *g, const T *row, const T *col) {}
+static void dry_root(T *g, T *v, float beta, float eps) {}
+static void dry_adam_8bit(T *g, T *m, T *v, T *mm, T *vm, const struct tr_adam *h) {}
+static const struct tr_updates dry = { dry_apply, dry_scaled, dry_adam, dry_direction, dry_sgd, dry_norms,
+                                       dry_sign, dry_clamp, dry_momentum, dry_outer, dry_root, dry_adam_8bit };
+
+static int by_value(const void *a, const void *b) { return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b); }
+
+/* For i = 0..6: the middles of an even cut of [0.1, 1] into 2^i parts (with signs, and their negatives) or 2^(i+1) parts,
+ * times 10^(i-6); and 0 and 1. */
+static struct tr_book make_book(bool with_sign)
+{
+    struct tr_book b;
+    int n = 0;
+    for (int i = 0; i < 7; i++) {
+        int parts = with_sign ? 1 << i : 2 << i;
+        for (int k = 0; k < parts; k++) {
+            b.value[n++] = (float)((0.1 + 0.9 * (k + 0.5) / parts) * pow(10, i - 6));
+            if (with_sign) b.value[n] = -b.value[n - 1], n++;
+        }
+    }
+    b.value[n++] = 0;
+    b.value[n++] = 1;
+    qsort(b.value, 256, sizeof *b.value, by_value);
+    for (int i = 0; i < 255; i++) b.middle[i] = (b.value[i] + b.value[i + 1]) / 2;
+    return b;
+}
+
+const struct tr_book *tr_book_8bit(bool with_sign)
+{
+    static struct tr_book book[2];
+    static bool made;
+#pragma omp critical(tr_book)
+    if (!made) {
+        book[0] = make_book(false);
+        book[1] = make_book(true);
+        made = true;
+    }
+    return &book[with_sign];
+}
 
 #if HAVE_X86
 extern const struct tr_updates tr_update_avx2_table, tr_update_avx512_table;

@@ -11,6 +11,15 @@ struct tr_apply { float before, rate, after; struct tr_key key; };
 
 struct tr_adam { float beta1, beta2, root, eps; };   /* u = m / (sqrt(v) root + eps) */
 
+/* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g. */
+struct tr_sign { float step_m, step_g, keep_m, keep_g; };
+
+/* State in 8 bits: blocks of so many elements, row after row, each element a code, each block with its largest magnitude.
+ * The codes' 256 values are sorted, between -1 and 1 (with signs) or 0 and 1 (bitsandbytes' dynamic map, 2021). */
+enum { TR_BLOCK_8BIT = 256 };
+struct tr_book { float value[256], middle[255]; };   /* middle: where the nearest value changes */
+const struct tr_book *tr_book_8bit(bool with_sign);
+
 struct tr_updates {
     /* x = g */
     void (*apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a);
@@ -24,6 +33,18 @@ struct tr_updates {
     void (*sgd)(struct tr_tensor *w, struct tr_tensor *b, const struct tr_tensor *g, float decay, float momentum, float keep, bool nesterov, bool first, const struct tr_apply *a);
     /* n[i] = norm of row i (axis 0) or column i (axis 1) of x; f32, summed in double by rows or fixed row blocks */
     void (*norms)(struct tr_tensor *n, const struct tr_tensor *x, int axis);
+    /* m NULL: x = sign(g) */
+    void (*sign)(struct tr_tensor *w, struct tr_tensor *m, const struct tr_tensor *g, const struct tr_sign *h, const struct tr_apply *a);
+    /* ---- in place on a gradient */
+    void (*clamp)(struct tr_tensor *g, float limit);
+    /* m = keep_m m + keep_g g, then g = out_g g + out_m m */
+    void (*momentum)(struct tr_tensor *g, struct tr_tensor *m, float keep_m, float keep_g, float out_g, float out_m);
+    /* g = g row[r] col[c] */
+    void (*scale_outer)(struct tr_tensor *g, const struct tr_tensor *row, const struct tr_tensor *col);
+    /* v = beta v + (1 - beta) (g^2 + eps), g = g / sqrt(v) */
+    void (*root_direction)(struct tr_tensor *g, struct tr_tensor *v, float beta, float eps);
+    /* g = Adam's direction from moments in 8 bits: m, v u8 [count], m_most, v_most f32 [blocks]. g is f32. */
+    void (*adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_tensor *v, struct tr_tensor *m_most, struct tr_tensor *v_most, const struct tr_adam *h);
 };
 
 /* In dry mode functions that do nothing. */

@@ -196,7 +196,10 @@ static void NAME(norms)(struct tr_tensor *out, const struct tr_tensor *x, int ax
     }
 }
 
+#include "libtrain/kernel/update_rules.h"
+
 extern const struct tr_updates NAME(table);
 const struct tr_updates NAME(table) = {
     .apply = NAME(apply), .apply_scaled = NAME(apply_scaled), .adam = NAME(adam), .adam_direction = NAME(adam_direction), .sgd = NAME(sgd), .norms = NAME(norms),
+    .sign = NAME(sign), .clamp = NAME(clamp), .momentum = NAME(momentum), .scale_outer = NAME(scale_outer), .root_direction = NAME(root_direction), .adam_8bit = NAME(adam_8bit),
 };

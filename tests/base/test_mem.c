@@ -197,7 +197,8 @@ static void resident(void **state)
     assert_ok(tr_mem_alloc(&p, 64 << 20, TR_OTHER));
     memset(p, 1, 64 << 20);
     assert_true(tr_rss_now() >= before + (60 << 20));
-    assert_true(tr_rss_peak() >= tr_rss_now());
+    size_t now = tr_rss_now();
+    assert_true(tr_rss_peak() + (1 << 20) >= now); /* the kernel counts pages by thread and adds them up now and then */
     tr_mem_free(p, 64 << 20, TR_OTHER);
     assert_true(tr_rss_now() < before + (32 << 20));
 }

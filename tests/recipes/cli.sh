@@ -2,7 +2,7 @@
 # The program as a user meets it: good runs, and one clear line with the right exit code for everything that can go wrong.
 #   cli.sh TRAIN      TRAIN: the program. Prints a line for each case and ends like a cmocka program.
 set -uo pipefail
-train=$1
+train=$(realpath "$1")
 work=$(mktemp -d "${TMPDIR:-/tmp}/train-cli-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1

@@ -1,0 +1,120 @@
+/* Loops of further rules; part of update_tmpl.h. */
+
+static void NAME(sign)(struct tr_tensor *w, struct tr_tensor *m, const struct tr_tensor *g, const struct tr_sign *h, const struct tr_apply *a)
+{
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        if (m) {
+            float mm[CHUNK];
+            load(mm, m, r, c, n);
+            for (int64_t i = 0; i < n; i++) {
+                u[i] = h->step_m * mm[i] + h->step_g * x[i];
+                mm[i] = h->keep_m * mm[i] + h->keep_g * x[i];
+            }
+            store(m, r, c, n, mm);
+        } else for (int64_t i = 0; i < n; i++) u[i] = x[i];
+        for (int64_t i = 0; i < n; i++) x[i] = u[i] > 0 ? 1.0f : u[i] < 0 ? -1.0f : 0.0f;
+        step_weight(w, r, c, n, x, a);
+    }
+}
+
+static void NAME(clamp)(struct tr_tensor *g, float limit)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK];
+        load(x, g, r, c, n);
+        for (int64_t i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+        store(g, r, c, n, x);
+    }
+}
+
+static void NAME(momentum)(struct tr_tensor *g, struct tr_tensor *m, float keep_m, float keep_g, float out_g, float out_m)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        load(u, m, r, c, n);
+        for (int64_t i = 0; i < n; i++) {
+            u[i] = keep_m * u[i] + keep_g * x[i];
+            x[i] = out_g * x[i] + out_m * u[i];
+        }
+        store(m, r, c, n, u);
+        store(g, r, c, n, x);
+    }
+}
+
+static void NAME(scale_outer)(struct tr_tensor *g, const struct tr_tensor *row, const struct tr_tensor *col)
+{
+    const float *fr = row->data, *fc = col->data;
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK];
+        load(x, g, r, c, n);
+        for (int64_t i = 0; i < n; i++) x[i] *= fr[r] * fc[c + i];
+        store(g, r, c, n, x);
+    }
+}
+
+static void NAME(root_direction)(struct tr_tensor *g, struct tr_tensor *v, float beta, float eps)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        load(u, v, r, c, n);
+        for (int64_t i = 0; i < n; i++) {
+            u[i] = beta * u[i] + (1 - beta) * (x[i] * x[i] + eps);
+            x[i] = x[i] / sqrtf(u[i]);
+        }
+        store(v, r, c, n, u);
+        store(g, r, c, n, x);
+    }
+}
+
+/* Nearest of 256 sorted values, ties to the lower: the number of midpoints below y, found in eight halvings. */
+static inline uint8_t nearest(const float *restrict middle, float y)
+{
+    int32_t at = 0;
+    for (int32_t step = 128; step; step /= 2) at += y > middle[at + step - 1] ? step : 0;
+    return (uint8_t)at;
+}
+
+static inline float encode(uint8_t *restrict code, const float *restrict x, int64_t n, const struct tr_book *book)
+{
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    float by = most > 0 ? 1 / most : 0;
+    if (n == TR_BLOCK_8BIT) for (int64_t i = 0; i < n; i++) code[i] = nearest(book->middle, x[i] * by);
+    else for (int64_t i = 0; i < n; i++) code[i] = nearest(book->middle, most > 0 ? x[i] / most : 0);
+    return most;
+}
+
+/* Elements are numbered row after row whatever the rows' stride; a block may begin within one. */
+static void NAME(adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_tensor *v, struct tr_tensor *m_most, struct tr_tensor *v_most, const struct tr_adam *h)
+{
+    int64_t cols = tr_cols(g), count = tr_rows(g) * cols;
+    float *ms = m_most->data, *vs = v_most->data, b1 = h->beta1, b2 = h->beta2;
+    uint8_t *mc = m->data, *vc = v->data;
+    const struct tr_book *with_sign = tr_book_8bit(true), *positive = tr_book_8bit(false);
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < (count + TR_BLOCK_8BIT - 1) / TR_BLOCK_8BIT; block++) {
+        int64_t begin = block * TR_BLOCK_8BIT, n = count - begin < TR_BLOCK_8BIT ? count - begin : TR_BLOCK_8BIT;
+        float x[TR_BLOCK_8BIT], mm[TR_BLOCK_8BIT], vv[TR_BLOCK_8BIT];
+        for (int64_t at = 0, part; at < n; at += part) {
+            int64_t r = (begin + at) / cols, c = (begin + at) % cols;
+            part = cols - c < n - at ? cols - c : n - at;
+            memcpy(x + at, (const float *)g->data + r * g->ld + c, (size_t)part * sizeof *x);
+        }
+        for (int64_t i = 0; i < n; i++) {
+            mm[i] = b1 * (with_sign->value[mc[begin + i]] * ms[block]) + (1 - b1) * x[i];
+            vv[i] = b2 * (positive->value[vc[begin + i]] * vs[block]) + (1 - b2) * (x[i] * x[i]);
+            x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
+        }
+        ms[block] = encode(mc + begin, mm, n, with_sign);
+        vs[block] = encode(vc + begin, vv, n, positive);
+        for (int64_t at = 0, part; at < n; at += part) {
+            int64_t r = (begin + at) / cols, c = (begin + at) % cols;
+            part = cols - c < n - at ? cols - c : n - at;
+            memcpy((float *)g->data + r * g->ld + c, x + at, (size_t)part * sizeof *x);
+        }
+    }
+}

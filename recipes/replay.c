@@ -1,0 +1,256 @@
+#include "recipes/replay.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/base/h5.h"
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/kernel.h"
+#include "optim/optim.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Recorded names that are an optimizer with certain settings; other names are the optimizer's own. */
+static const struct { const char *recorded, *kind; } names[] = {
+    { "sgd_momentum", "sgd" }, { "signsgd_momentum", "signsgd" }, { "adafactor_relative", "adafactor" }, { "adamw8bit", "adamw-8bit" },
+    { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
+};
+
+/* Attributes that say how something was computed that the file hands over, or what is always so here. */
+static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" } };
+
+struct recorded { struct tr_param *p; struct tr_tensor given[4]; int n_given; };
+
+struct replay {
+    struct tr_h5 *in, *out;
+    const char *path;
+    const struct opt_kind *kind;
+    double lr;
+    int64_t steps;
+    struct opt_entry *entry;
+    size_t n_entries;
+    struct tr_param *param;
+    struct recorded *rec;
+    int64_t n, room;
+};
+
+/* *out = "param/NAME", with "/WHAT" behind it unless NULL. */
+static int path_of(char **out, const char *name, const char *what)
+{
+    struct tr_buf t = { 0 };
+    int rc = tr_buf_printf(&t, "param/%s%s%s", name, what ? "/" : "", what ? what : "");
+    *out = t.data;
+    return rc;
+}
+
+/* ---- hyper-parameters */
+
+static bool has_option(const struct opt_kind *k, const char *name)
+{
+    for (const struct tr_option *o = k->options; o->name; o++)
+        if (!strcmp(o->name, name)) return true;
+    return k->rest && has_option(opt_find(k->rest), name);
+}
+
+static int add_entry(struct replay *r, const char *key, char *value)
+{
+    struct opt_entry *more = realloc(r->entry, (r->n_entries + 1) * sizeof *more);
+    if (!more) {
+        free(value);
+        return tr_fail(TR_EFAIL, "no memory for the hyper-parameters of '%s'", r->path);
+    }
+    r->entry = more;
+    struct opt_entry *e = &more[r->n_entries++];
+    *e = (struct opt_entry){ .value = value, .place = { .file = r->path } };
+    TR_TRY(tr_strdup(&e->section, "optimizer"));
+    return tr_strdup(&e->key, key);
+}
+
+static int add_attr(void *self, const char *attr)
+{
+    struct replay *r = self;
+    char *value = NULL, number[40];
+    double x;
+    if (!strcmp(attr, "optimizer") || !strcmp(attr, "steps") || !strcmp(attr, "lr")) return TR_OK;
+    if (tr_h5_attr_real(r->in, "/", attr, &x) == TR_OK) {
+        snprintf(number, sizeof number, "%.17g", x);
+        TR_TRY(tr_strdup(&value, number));
+    } else TR_TRY(tr_h5_attr_text(r->in, "/", attr, &value));
+    if (has_option(r->kind, attr)) return add_entry(r, attr, value);
+    int rc = tr_fail(TR_EINPUT, "hyper-parameter '%.60s' (%s): %s has no such option", attr, r->path, r->kind->name);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].name, attr) && (!known[i].is || !strcmp(known[i].is, value))) rc = TR_OK;
+    free(value);
+    return rc;
+}
+
+static int read_settings(struct replay *r)
+{
+    char *recorded = NULL, *copy = NULL;
+    double steps;
+    int rc;
+    TR_GO(tr_h5_attr_text(r->in, "/", "optimizer", &recorded));
+    const char *name = recorded;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i].recorded, recorded)) name = names[i].kind;
+    r->kind = opt_find(name);
+    if (!r->kind) TR_GO(tr_fail(TR_EINPUT, "unknown optimizer '%.60s' (%s): `train help optimizer` lists them", recorded, r->path));
+    TR_GO(tr_strdup(&copy, r->kind->name));
+    TR_GO(add_entry(r, "name", copy));
+    TR_GO(tr_strdup(&copy, "true")); /* the recordings decay every parameter */
+    TR_GO(add_entry(r, "decay_vectors", copy));
+    TR_GO(tr_h5_attr_real(r->in, "/", "lr", &r->lr));
+    TR_GO(tr_h5_attr_real(r->in, "/", "steps", &steps));
+    if (!(steps >= 1 && steps <= 1e6)) TR_GO(tr_fail(TR_EINPUT, "'steps' is %g (%s): 1 to a million are possible", steps, r->path));
+    r->steps = (int64_t)steps;
+    TR_GO(tr_h5_attrs(r->in, "/", add_attr, r));
+done:
+    free(recorded);
+    return rc;
+}
+
+/* ---- parameters */
+
+static int add_param(void *self, const char *name, bool is_group)
+{
+    struct replay *r = self;
+    char *group = NULL, *path = NULL, *role = NULL;
+    enum tr_dtype type;
+    int ndim, gdim, rc;
+    int64_t dim[4], grad[4];
+    struct tr_param *p = &r->param[r->n];
+    if (r->n == r->room) return tr_fail(TR_EINPUT, "'%s' has more than %" PRId64 " parameters", r->path, r->room);
+    if (!is_group || strlen(name) >= sizeof p->name) return tr_fail(TR_EINPUT, "'/param/%.80s' (%s): it is no parameter", name, r->path);
+    *p = (struct tr_param){ .index = (int)r->n, .trainable = true, .layer = 1 };
+    r->rec[r->n++].p = p;
+    strcpy(p->name, name);
+    TR_GO(path_of(&group, name, NULL));
+    TR_GO(tr_h5_attr_text(r->in, group, "role", &role));
+    p->role = !strcmp(role, "matrix") ? TR_MATRIX : !strcmp(role, "embedding") ? TR_EMBEDDING : TR_NORM;
+    TR_GO(path_of(&path, name, "grad"));
+    TR_GO(tr_h5_info(r->in, path, &type, &gdim, grad));
+    free(path);
+    path = NULL;
+    TR_GO(path_of(&path, name, "init"));
+    TR_GO(tr_h5_info(r->in, path, &type, &ndim, dim));
+    bool fits = gdim == ndim + 1 && ndim <= 2 && grad[0] == r->steps && (p->role == TR_NORM) == (ndim == 1);
+    for (int i = 0; fits && i < ndim; i++) fits = grad[i + 1] == dim[i] && dim[i] > 0;
+    if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): init must be [rows, columns] or [n] as the role says, grad [steps, the same]", group, r->path));
+    TR_GO(tr_tensor_new(&p->value, TR_WEIGHTS, TR_F32, ndim, dim));
+    float *host;
+    TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
+    rc = tr_h5_read(r->in, path, TR_F32, host);
+    if (rc == TR_OK) tr_tensor_write(&p->value, host);
+    free(host);
+done:
+    free(role);
+    free(path);
+    free(group);
+    return rc;
+}
+
+/* ---- what was drawn */
+
+static int get_given(void *self, const char *what, int64_t k, struct tr_tensor *out)
+{
+    struct recorded *c = ((void **)self)[0];
+    struct replay *r = ((void **)self)[1];
+    struct tr_buf path = { 0 };
+    enum tr_dtype type;
+    int ndim;
+    int64_t dim[4];
+    float *host = NULL;
+    if (c->n_given == 4) return tr_fail(TR_EFAIL, "an update asks for more than four draws; this is a defect of the program");
+    struct tr_tensor *t = &c->given[c->n_given];
+    int rc = tr_buf_printf(&path, "param/%s/%s/%" PRId64, c->p->name, what, k);
+    if (rc == TR_OK && !tr_h5_has(r->in, path.data)) rc = tr_fail(TR_EINPUT, "'/%s' (%s): it is missing", path.data, r->path);
+    if (rc == TR_OK) rc = tr_h5_info(r->in, path.data, &type, &ndim, dim);
+    if (rc == TR_OK) rc = tr_tensor_arena(t, TR_WORKSPACE, TR_F32, ndim, dim, 0);
+    if (rc == TR_OK) {
+        c->n_given++;
+        rc = tr_calloc(&host, (size_t)tr_count(t), sizeof *host);
+    }
+    if (rc == TR_OK) rc = tr_h5_read(r->in, path.data, TR_F32, host);
+    if (rc == TR_OK) {
+        tr_tensor_write(t, host);
+        *out = *t;
+        out->owner = 0;
+    }
+    free(host);
+    tr_buf_release(&path);
+    return rc;
+}
+
+/* ---- the walk */
+
+static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64_t t)
+{
+    struct tr_tensor grad = { 0 };
+    struct tr_param *p = c->p;
+    char *from = NULL, *to = NULL;
+    float *host = NULL;
+    void *self[2] = { c, r };
+    struct opt_given given = { self, get_given };
+    int rc;
+    TR_GO(path_of(&from, p->name, "grad"));
+    TR_GO(path_of(&to, p->name, "weight"));
+    if (t == 0) {
+        int64_t dim[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
+        TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, dim, false));
+    }
+    TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
+    TR_GO(tr_tensor_arena(&grad, TR_GRADIENTS, TR_F32, p->value.ndim, p->value.dim, 0));
+    TR_GO(tr_h5_read_rows(r->in, from, TR_F32, t, 1, host));
+    tr_tensor_write(&grad, host);
+    TR_GO(opt_update(o, p, &grad, r->lr, t + 1, &given));
+    tr_tensor_read(&p->value, host);
+    TR_GO(tr_h5_write_rows(r->out, to, TR_F32, t, 1, host));
+done:
+    while (c->n_given > 0) tr_tensor_release(&c->given[--c->n_given]);
+    tr_tensor_release(&grad);
+    free(host);
+    free(to);
+    free(from);
+    return rc;
+}
+
+static int count_one(void *self, const char *name, bool is_group) { return ++*(int64_t *)self, TR_OK; }
+
+int recipe_replay(const char *in, const char *out)
+{
+    struct replay r = { .path = in };
+    struct opt *o = NULL;
+    struct tr_buf tmp = { 0 };
+    int rc;
+    TR_GO(tr_h5_open(&r.in, in));
+    TR_GO(read_settings(&r));
+    TR_GO(tr_h5_list(r.in, "param", count_one, &r.room));
+    TR_GO(tr_calloc(&r.param, (size_t)r.room + 1, sizeof *r.param));
+    TR_GO(tr_calloc(&r.rec, (size_t)r.room + 1, sizeof *r.rec));
+    TR_GO(tr_h5_list(r.in, "param", add_param, &r));
+    struct opt_setup setup = { .entry = r.entry, .n = r.n_entries, .path = in, .seed = 1 };
+    TR_GO(opt_new(&o, &setup, r.param, r.n));
+    TR_GO(tr_buf_printf(&tmp, "%s.tmp", out));
+    TR_GO(tr_h5_create(&r.out, tmp.data));
+    for (int64_t t = 0; t < r.steps; t++)
+        for (int64_t i = 0; i < r.n; i++) TR_GO(one_update(&r, o, &r.rec[i], t));
+    rc = tr_h5_close(r.out);
+    r.out = NULL;
+    if (rc == TR_OK && rename(tmp.data, out)) rc = tr_fail(TR_EFAIL, "cannot write '%s'", out);
+done:
+    if (r.out) tr_h5_close(r.out);
+    if (rc != TR_OK && tmp.data) unlink(tmp.data);
+    tr_buf_release(&tmp);
+    opt_free(o);
+    for (int64_t i = 0; i < r.n; i++) tr_tensor_release(&r.param[i].value);
+    for (size_t i = 0; i < r.n_entries; i++) {
+        free(r.entry[i].section);
+        free(r.entry[i].key);
+        free(r.entry[i].value);
+    }
+    free(r.entry);
+    free(r.param);
+    free(r.rec);
+    tr_h5_close(r.in);
+    return rc;
+}

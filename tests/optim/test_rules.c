@@ -1,0 +1,337 @@
+/* Every optimizer: recorded runs of the public implementations, and what must hold for each member of the family. */
+#include "tests/support/support.h"
+#include "libtrain/base/file.h"
+#include "libtrain/base/h5.h"
+#include "libtrain/base/rng.h"
+#include "libtrain/kernel/kernel.h"
+#include "libtrain/kernel/update.h"
+#include "optim/optim.h"
+#include "recipes/replay.h"
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *tests_folder;
+
+/* ---- recorded runs */
+
+static float *read_all(const char *file, const char *name, int64_t *count, int64_t *first)
+{
+    struct tr_h5 *f;
+    enum tr_dtype type;
+    int ndim;
+    int64_t dim[4];
+    assert_ok(tr_h5_open_known(&f, file));
+    assert_ok(tr_h5_info(f, name, &type, &ndim, dim));
+    *first = dim[0];
+    *count = 1;
+    for (int i = 0; i < ndim; i++) *count *= dim[i];
+    float *x = malloc((size_t)*count * sizeof *x);
+    assert_ok(tr_h5_read(f, name, TR_F32, x));
+    assert_ok(tr_h5_close(f));
+    return x;
+}
+
+/* The rule of reference: within 1e-5 of the largest weight and 1e-3 of the way travelled. */
+static void assert_follows(const char *is, const char *want, const char *param)
+{
+    char name[2][160];
+    int64_t n, m, k, steps;
+    snprintf(name[0], sizeof name[0], "param/%s/weight", param);
+    snprintf(name[1], sizeof name[1], "param/%s/init", param);
+    float *a = read_all(is, name[0], &n, &steps), *b = read_all(want, name[0], &m, &steps), *init = read_all(want, name[1], &k, &m);
+    double off = 0, largest = 0, travel = 0;
+    assert_int_equal(n, k * steps);
+    for (int64_t i = 0; i < n; i++) {
+        off = fmax(off, isfinite(a[i]) ? fabs((double)a[i] - (double)b[i]) : INFINITY);
+        largest = fmax(largest, fabs((double)b[i]));
+        travel = fmax(travel, fabs((double)b[i] - (double)init[i % k]));
+    }
+    if (!(off <= 1e-5 * largest && off <= 1e-3 * travel)) fail_msg("%s %s: off by %g of the weights, %g of the travel", want, param, off / largest, off / travel);
+    free(a);
+    free(b);
+    free(init);
+}
+
+static void recorded_runs(void **state)
+{
+    static const char *const files[] = { "sgd", "sgd_momentum", "signsgd_momentum", "adamw", "adamw_hf", "adamw8bit", "adafactor", "adafactor_relative", "lion", "lomo",
+        "adalomo", "apollo", "apollo_mini", "apollo_no_limiter" };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char want[600], is[600];
+        snprintf(want, sizeof want, "%s/optim/reference/%s.h5", tests_folder, files[i]);
+        snprintf(is, sizeof is, "%s/%s.h5", test_folder(), files[i]);
+        assert_ok(recipe_replay(want, is));
+        assert_follows(is, want, "attn.weight");
+        assert_follows(is, want, "mlp.weight");
+        assert_follows(is, want, "norm.weight");
+    }
+}
+
+static void recordings_that_are_wrong(void **state)
+{
+    char good[600], bad[600], out[600];
+    snprintf(good, sizeof good, "%s/optim/reference/apollo.h5", tests_folder);
+    snprintf(bad, sizeof bad, "%s/bad.h5", test_folder());
+    snprintf(out, sizeof out, "%s/out.h5", test_folder());
+    assert_int_equal(recipe_replay("/nowhere.h5", out), TR_EINPUT);
+    struct tr_buf whole = { 0 };
+    assert_ok(tr_read_file(&whole, good));
+    for (size_t cut = 0; cut < whole.size; cut += whole.size / 7) {
+        FILE *f = fopen(bad, "wb");
+        assert_int_equal(fwrite(whole.data, 1, cut, f), cut);
+        fclose(f);
+        assert_int_equal(recipe_replay(bad, out), TR_EINPUT);
+        assert_false(tr_exists(out));
+    }
+    tr_buf_release(&whole);
+    static const char *const kinds[] = { "no-such", "sgd" };
+    for (int i = 0; i < 2; i++) { /* unknown; and a key that sgd does not have */
+        struct tr_h5 *f;
+        assert_ok(tr_h5_create(&f, bad));
+        assert_ok(tr_h5_set_text(f, "/", "optimizer", kinds[i]));
+        assert_ok(tr_h5_set_real(f, "/", "lr", 0.1));
+        assert_ok(tr_h5_set_int(f, "/", "steps", 1));
+        assert_ok(tr_h5_set_real(f, "/", "beta7", 0.1));
+        assert_ok(tr_h5_close(f));
+        assert_int_equal(recipe_replay(bad, out), TR_EINPUT);
+        assert_non_null(strstr(tr_message(), i ? "beta7" : "no-such"));
+        assert_false(tr_exists(out));
+    }
+}
+
+/* ---- the family */
+
+enum { PARAMS = 5 };
+struct family { struct tr_param p[PARAMS]; struct opt *o; char kind[40]; struct opt_entry e[2]; };
+static const struct { enum tr_role role; int64_t rows, cols; } shapes[PARAMS] = { { TR_EMBEDDING, 30, 72 }, { TR_MATRIX, 40, 150 }, { TR_MATRIX, 150, 40 },
+    { TR_MATRIX, 72, 72 }, { TR_NORM, 0, 72 } };
+
+static void fill(struct tr_tensor *t, uint64_t seed)
+{
+    struct tr_tensor f;
+    assert_ok(tr_tensor_arena(&f, TR_WORKSPACE, TR_F32, t->ndim, t->dim, 0));
+    tr_kernels()->random_normal(&f, tr_key(seed, TR_RNG_INIT, 1, 0), 0.1f);
+    tr_kernels()->copy(t, &f);
+    tr_tensor_release(&f);
+}
+
+static void family_init(struct family *f, const struct opt_kind *k, enum tr_dtype dtype)
+{
+    memset(f, 0, sizeof *f);
+    snprintf(f->kind, sizeof f->kind, "%s", k->name);
+    f->e[0] = (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)"name", f->kind, { 0 } };
+    f->e[1] = (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)"weight_decay", (char *)(uintptr_t)"0", { 0 } };
+    for (int i = 0; i < PARAMS; i++) {
+        struct tr_param *p = &f->p[i];
+        *p = (struct tr_param){ .role = shapes[i].role, .index = i, .trainable = true };
+        snprintf(p->name, sizeof p->name, "w%d", i);
+        if (shapes[i].rows) assert_ok(tr_tensor_new(&p->value, TR_WEIGHTS, dtype, TR_DIMS(shapes[i].rows, shapes[i].cols)));
+        else assert_ok(tr_tensor_new(&p->value, TR_WEIGHTS, dtype == TR_INT8 ? TR_BF16 : dtype, TR_DIMS(shapes[i].cols)));
+        fill(&p->value, (uint64_t)i);
+    }
+    struct opt_setup setup = { .entry = f->e, .n = 2, .path = "test", .seed = 9 };
+    assert_ok(opt_new(&f->o, &setup, f->p, PARAMS));
+}
+
+static void family_release(struct family *f)
+{
+    opt_free(f->o);
+    for (int i = 0; i < PARAMS; i++) tr_tensor_release(&f->p[i].value);
+}
+
+/* One step; the gradients follow from its number, rows wider than the matrix. scale 0: no gradient. */
+static void family_step(struct family *f, int64_t step, float scale)
+{
+    for (int i = 0; i < PARAMS; i++) {
+        struct tr_tensor g, wide;
+        int64_t rows = shapes[i].rows ? shapes[i].rows : 1, cols = shapes[i].cols;
+        assert_ok(tr_tensor_arena(&wide, TR_GRADIENTS, TR_F32, TR_DIMS(rows, cols), shapes[i].rows ? 16 : 0));
+        g = wide;
+        g.owner = 0;
+        if (!shapes[i].rows) g = tr_tensor_view(wide.data, TR_F32, 1, &cols);
+        if (scale == 0) tr_kernels()->fill(&g, 0);
+        else tr_kernels()->random_normal(&g, tr_key(5, TR_RNG_PROBE, (uint64_t)i, (uint64_t)step), scale);
+        assert_ok(opt_update(f->o, &f->p[i], &g, 1e-3, step, NULL));
+        tr_tensor_release(&wide);
+    }
+}
+
+static void assert_same_weights(const struct family *a, const struct family *b, const char *why)
+{
+    for (int i = 0; i < PARAMS; i++)
+        if (memcmp(a->p[i].value.data, b->p[i].value.data, tr_bytes(&a->p[i].value))) fail_msg("%s: parameter %d differs %s", a->kind, i, why);
+}
+
+struct kept { void *bytes[64]; size_t size[64]; int n, at; bool restore; };
+
+static int keep_bytes(struct kept *k, void *p, size_t n)
+{
+    if (k->restore) {
+        assert_int_equal(k->size[k->at], n);
+        memcpy(p, k->bytes[k->at++], n);
+        return TR_OK;
+    }
+    k->size[k->n] = n;
+    k->bytes[k->n] = memcpy(malloc(n), p, n);
+    k->n++;
+    return TR_OK;
+}
+static int keep_tensor(void *self, const char *name, struct tr_tensor *t) { return keep_bytes(self, t->data, tr_bytes(t)); }
+static int keep_words(void *self, const char *name, uint64_t *words, int64_t count) { return keep_bytes(self, words, 8 * (size_t)count); }
+
+static void formula_is_ledger(void **state)
+{
+    for (int k = 0; opt_kinds[k]; k++) {
+        struct family f;
+        size_t before = tr_mem_ledger().now[TR_OPTIMIZER];
+        family_init(&f, opt_kinds[k], TR_F32);
+        size_t used = tr_mem_ledger().now[TR_OPTIMIZER] - before;
+        if (used != opt_state_bytes(f.o)) fail_msg("%s: %zu bytes, %zu by the formula", f.kind, used, opt_state_bytes(f.o));
+        family_release(&f);
+        assert_int_equal(tr_mem_ledger().now[TR_OPTIMIZER], before);
+    }
+}
+
+static void nothing_moves_without_a_gradient(void **state)
+{
+    for (int k = 0; opt_kinds[k]; k++) {
+        struct family f, still;
+        family_init(&f, opt_kinds[k], TR_F32);
+        family_init(&still, opt_kinds[k], TR_F32);
+        for (int64_t t = 1; t < 4; t++) family_step(&f, t, 0);
+        assert_same_weights(&f, &still, "after steps without a gradient");
+        family_release(&f);
+        family_release(&still);
+    }
+}
+
+/* Steps that follow the gradient reduce <w, g> whatever the rule. */
+static void steps_go_down(void **state)
+{
+    for (int k = 0; opt_kinds[k]; k++)
+        for (int dtype = 0; dtype < 3; dtype++) {
+            struct family f;
+            struct tr_tensor before, after, g;
+            int64_t n = 150 * 40;
+            family_init(&f, opt_kinds[k], dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8);
+            assert_ok(tr_tensor_new(&before, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
+            assert_ok(tr_tensor_new(&after, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
+            assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
+            tr_kernels()->copy(&before, &f.p[2].value);
+            family_step(&f, 1, 0.1f);
+            tr_kernels()->copy(&after, &f.p[2].value);
+            tr_kernels()->random_normal(&g, tr_key(5, TR_RNG_PROBE, 2, 1), 0.1f);
+            double dot = 0;
+            for (int64_t i = 0; i < n; i++) dot += ((double)((float *)after.data)[i] - (double)((float *)before.data)[i]) * (double)((float *)g.data)[i];
+            if (!(dot < 0)) fail_msg("%s, type %d: the step goes up (%g)", f.kind, dtype, dot);
+            tr_tensor_release(&g);
+            tr_tensor_release(&after);
+            tr_tensor_release(&before);
+            family_release(&f);
+        }
+}
+
+static void continued_is_undisturbed(void **state)
+{
+    for (int k = 0; opt_kinds[k]; k++)
+        for (int dtype = 0; dtype < 3; dtype++) {
+            enum tr_dtype type = dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8;
+            struct family one, two;
+            struct kept kept = { .n = 0 };
+            struct tr_visitor v = { &kept, keep_tensor, keep_words };
+            family_init(&one, opt_kinds[k], type);
+            for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
+            assert_ok(opt_visit(one.o, &v));
+            family_init(&two, opt_kinds[k], type);
+            for (int i = 0; i < PARAMS; i++) {
+                memcpy(two.p[i].value.data, one.p[i].value.data, tr_bytes(&one.p[i].value));
+                if (one.p[i].value.quant.scale) {
+                    struct tr_tensor from = tr_scales_view(&one.p[i].value), to = tr_scales_view(&two.p[i].value);
+                    memcpy(to.data, from.data, tr_bytes(&from));
+                }
+            }
+            kept.restore = true;
+            assert_ok(opt_visit(two.o, &v));
+            assert_int_equal(kept.at, kept.n);
+            for (int64_t t = 4; t <= 6; t++) {
+                family_step(&one, t, 0.1f);
+                family_step(&two, t, 0.1f);
+            }
+            assert_same_weights(&one, &two, "after its state was saved and read");
+            while (kept.n > 0) free(kept.bytes[--kept.n]);
+            family_release(&one);
+            family_release(&two);
+        }
+}
+
+static void threads_do_not_show(void **state)
+{
+    int threads = omp_get_max_threads();
+    for (int k = 0; opt_kinds[k]; k++) {
+        struct family one, two;
+        omp_set_num_threads(1);
+        family_init(&one, opt_kinds[k], TR_BF16);
+        for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
+        omp_set_num_threads(2);
+        family_init(&two, opt_kinds[k], TR_BF16);
+        for (int64_t t = 1; t <= 3; t++) family_step(&two, t, 0.1f);
+        assert_same_weights(&one, &two, "with another number of threads");
+        family_release(&one);
+        family_release(&two);
+    }
+    omp_set_num_threads(threads);
+}
+
+/* ---- 8-bit state */
+
+static void books(void **state)
+{
+    for (int s = 0; s < 2; s++) {
+        const struct tr_book *b = tr_book_8bit(s);
+        for (int i = 1; i < 256; i++) assert_true(b->value[i] > b->value[i - 1]);
+        assert_true(b->value[255] == 1);
+    }
+    assert_true(tr_book_8bit(true)->value[127] == 0);
+    assert_true(fabsf(tr_book_8bit(true)->value[0] + 0.99297f) < 1e-5f);
+    assert_true(tr_book_8bit(false)->value[0] == 0);
+    assert_true(fabsf(tr_book_8bit(false)->value[1] - 3.25e-7f) < 1e-12f);
+}
+
+/* What is stored is the nearest value: with beta 0 the moments are g and g^2 themselves. */
+static void nearest_codes(void **state)
+{
+    enum { N = 600 }; /* two whole blocks and a short one */
+    struct tr_tensor g, m, v, mm, vm;
+    float x[N], most[3];
+    uint8_t code[N];
+    assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&m, TR_OTHER, TR_U8, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&v, TR_OTHER, TR_U8, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&mm, TR_OTHER, TR_F32, TR_DIMS(3)));
+    assert_ok(tr_tensor_new(&vm, TR_OTHER, TR_F32, TR_DIMS(3)));
+    test_normal(x, N, 3, 1);
+    for (int i = 0; i < N; i++) x[i] = i % 7 ? x[i] * x[i] * x[i] * 1e-3f : 0;
+    tr_tensor_write(&g, x);
+    tr_updates()->adam_8bit(&g, &m, &v, &mm, &vm, &(struct tr_adam){ 0, 0, 1, 1 });
+    tr_tensor_read(&m, code);
+    tr_tensor_read(&mm, most);
+    const struct tr_book *b = tr_book_8bit(true);
+    for (int i = 0; i < N; i++) {
+        double off = fabs((double)b->value[code[i]] * (double)most[i / 256] - (double)x[i]);
+        for (int c = 0; c < 256; c++) assert_true(off <= fabs((double)b->value[c] * (double)most[i / 256] - (double)x[i]) + 1e-6 * (double)most[i / 256]);
+    }
+    struct tr_tensor *all[] = { &g, &m, &v, &mm, &vm };
+    for (int i = 0; i < 5; i++) tr_tensor_release(all[i]);
+}
+
+int main(int argc, char **argv)
+{
+    tests_folder = argc > 1 ? argv[1] : "tests";
+    const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
+        cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
+        cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
