@@ -38,7 +38,7 @@ static int update_torch(const void *config, void *state, const struct opt_step *
     const struct adamw *c = config;
     struct adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { (float)c->beta1, (float)c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
@@ -50,7 +50,7 @@ static int update_hf(const void *config, void *state, const struct opt_step *s)
     struct adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { (float)c->beta1, (float)c->beta2, 1, (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps };
     struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;

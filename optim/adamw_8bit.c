@@ -40,7 +40,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     const struct adamw8 *c = config;
     struct adamw8_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { (float)c->beta1, (float)c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1,
                           tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     if (!st->m_most.ndim) {

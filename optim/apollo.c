@@ -120,7 +120,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     int64_t t = (int64_t)++st->t, m = tr_rows(s->grad), n = tr_cols(s->grad);
     int rc;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { (float)c->beta1, (float)c->beta2, 1, (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps };
     struct tr_apply a = { 1, 0, (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     TR_GO(sketch(&low, c, s, st->t));
     TR_GO(tr_tensor_arena(&u, TR_WORKSPACE, TR_F32, 2, low.dim, 0));

@@ -13,7 +13,7 @@
 /* Recorded names that are an optimizer with certain settings; other names are the optimizer's own. */
 static const struct { const char *recorded, *kind; } names[] = {
     { "sgd_momentum", "sgd" }, { "signsgd_momentum", "signsgd" }, { "adafactor_relative", "adafactor" }, { "adamw8bit", "adamw-8bit" },
-    { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
+    { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
 };
 
 /* Attributes that say how something was computed that the file hands over, or what is always so here. */

@@ -9,7 +9,8 @@
 /* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. */
 struct tr_apply { float before, rate, after; struct tr_key key; };
 
-struct tr_adam { float beta1, beta2, root, eps; };   /* u = m / (sqrt(v) root + eps) */
+/* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. */
+struct tr_adam { double beta1, beta2; float root, eps; };
 
 /* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g. */
 struct tr_sign { float step_m, step_g, keep_m, keep_g; };

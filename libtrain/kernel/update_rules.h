@@ -92,7 +92,7 @@ static inline float encode(uint8_t *restrict code, const float *restrict x, int6
 static void NAME(adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_tensor *v, struct tr_tensor *m_most, struct tr_tensor *v_most, const struct tr_adam *h)
 {
     int64_t cols = tr_cols(g), count = tr_rows(g) * cols;
-    float *ms = m_most->data, *vs = v_most->data, b1 = h->beta1, b2 = h->beta2;
+    float *ms = m_most->data, *vs = v_most->data, b1 = (float)h->beta1, b2 = (float)h->beta2, k1 = (float)(1 - h->beta1), k2 = (float)(1 - h->beta2);
     uint8_t *mc = m->data, *vc = v->data;
     const struct tr_book *with_sign = tr_book_8bit(true), *positive = tr_book_8bit(false);
 #pragma omp parallel for schedule(static)
@@ -105,8 +105,8 @@ static void NAME(adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_
             memcpy(x + at, (const float *)g->data + r * g->ld + c, (size_t)part * sizeof *x);
         }
         for (int64_t i = 0; i < n; i++) {
-            mm[i] = b1 * (with_sign->value[mc[begin + i]] * ms[block]) + (1 - b1) * x[i];
-            vv[i] = b2 * (positive->value[vc[begin + i]] * vs[block]) + (1 - b2) * (x[i] * x[i]);
+            mm[i] = b1 * (with_sign->value[mc[begin + i]] * ms[block]) + k1 * x[i];
+            vv[i] = b2 * (positive->value[vc[begin + i]] * vs[block]) + k2 * (x[i] * x[i]);
             x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
         }
         ms[block] = encode(mc + begin, mm, n, with_sign);

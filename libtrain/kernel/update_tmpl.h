@@ -120,7 +120,7 @@ static inline void adam_chunk(float *restrict x, struct tr_tensor *m, struct tr_
     load(x, g, r, c, n);
     load(mm, m, r, c, n);
     load(vv, v, r, c, n);
-    float b1 = h->beta1, b2 = h->beta2, k1 = 1 - b1, k2 = 1 - b2;
+    float b1 = (float)h->beta1, b2 = (float)h->beta2, k1 = (float)(1 - h->beta1), k2 = (float)(1 - h->beta2);
     for (int64_t i = 0; i < n; i++) {
         mm[i] = b1 * mm[i] + k1 * x[i];
         vv[i] = b2 * vv[i] + k2 * (x[i] * x[i]);

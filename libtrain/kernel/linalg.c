@@ -1,0 +1,128 @@
+#include "libtrain/kernel/linalg.h"
+#include "libtrain/base/mem.h"
+#include "libtrain/base/status.h"
+#include "train_config.h"
+#include <math.h>
+#include <string.h>
+#if HAVE_BLAS
+#include <cblas.h>
+#include <lapacke.h>
+
+enum { PANEL = 64 };   /* rows or columns of g that are widened at a time */
+
+static const float *row_of(const struct tr_tensor *g, int64_t r) { return (const float *)g->data + r * g->ld; }
+
+/* a [S,S] = g g^T (rows) or g^T g, S the smaller side; the upper triangle of a column-major matrix. */
+static void gram(double *a, double *panel, const struct tr_tensor *g, bool rows)
+{
+    int64_t m = tr_rows(g), n = tr_cols(g), s = rows ? m : n, over = rows ? n : m;
+    memset(a, 0, (size_t)(s * s) * sizeof *a);
+    for (int64_t at = 0; at < over; at += PANEL) {
+        int64_t k = over - at < PANEL ? over - at : PANEL;
+        for (int64_t i = 0; i < k; i++)
+            for (int64_t j = 0; j < s; j++) panel[i * s + j] = (double)(rows ? row_of(g, j)[at + i] : row_of(g, at + i)[j]);
+        cblas_dsyrk(CblasColMajor, CblasUpper, CblasNoTrans, (blasint)s, (blasint)k, 1, panel, (blasint)s, 1, a, (blasint)s);
+    }
+}
+
+/* z [R,S] = the eigenvectors of the R largest eigenvalues, as rows, the largest first. */
+static int largest(double *z, double *a, int64_t s, int64_t r, double *work, int64_t lwork, lapack_int *iwork, int64_t liwork)
+{
+    double *w = work + lwork, *found = w + s;
+    lapack_int n = 0, *support = iwork + liwork;
+    lapack_int info = LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', (lapack_int)s, a, (lapack_int)s, 0, 0, (lapack_int)(s - r + 1), (lapack_int)s, 0, &n, w,
+                                          found, (lapack_int)s, support, work, (lapack_int)lwork, iwork, (lapack_int)liwork);
+    if (info || n != r) return tr_fail(TR_EFAIL, "LAPACK found %d of %d singular vectors (dsyevr: %d)", (int)n, (int)r, (int)info);
+    for (int64_t i = 0; i < r; i++) memcpy(z + i * s, found + (r - 1 - i) * s, (size_t)s * sizeof *z);
+    return TR_OK;
+}
+
+/* v [R,L] = the other side's vectors: z g or g z, then made orthonormal from the first on, twice over since small singular
+ * values leave little of a vector. What vanishes becomes the unit vector that is least covered. */
+static void other_side(double *v, const double *z, const struct tr_tensor *g, bool z_is_rows, int64_t r, int64_t l)
+{
+    int64_t m = tr_rows(g), n = tr_cols(g);
+    memset(v, 0, (size_t)(r * l) * sizeof *v);
+    for (int64_t i = 0; i < r; i++)
+        for (int64_t a = 0; a < m; a++) {
+            const float *x = row_of(g, a);
+            double sum = 0;
+            if (z_is_rows) for (int64_t b = 0; b < n; b++) v[i * l + b] += z[i * m + a] * (double)x[b];
+            else {
+                for (int64_t b = 0; b < n; b++) sum += z[i * n + b] * (double)x[b];
+                v[i * l + a] = sum;
+            }
+        }
+    for (int64_t i = 0; i < r; i++) {
+        double *u = v + i * l, first = cblas_dnrm2((blasint)l, u, 1);
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t k = 0; k < i; k++) cblas_daxpy((blasint)l, -cblas_ddot((blasint)l, u, 1, v + k * l, 1), v + k * l, 1, u, 1);
+        double left = cblas_dnrm2((blasint)l, u, 1);
+        if (!(left > 1e-10 * first)) {
+            int64_t best = 0;
+            double least = INFINITY;
+            for (int64_t c = 0; c < l; c++) {
+                double covered = 0;
+                for (int64_t k = 0; k < i; k++) covered += v[k * l + c] * v[k * l + c];
+                if (covered < least) least = covered, best = c;
+            }
+            memset(u, 0, (size_t)l * sizeof *u);
+            u[best] = 1;
+            for (int pass = 0; pass < 2; pass++)
+                for (int64_t k = 0; k < i; k++) cblas_daxpy((blasint)l, -cblas_ddot((blasint)l, u, 1, v + k * l, 1), v + k * l, 1, u, 1);
+            left = cblas_dnrm2((blasint)l, u, 1);
+        }
+        cblas_dscal((blasint)l, 1 / left, u, 1);
+    }
+}
+
+/* Element c of vector i of p. */
+static float *entry(const struct tr_tensor *p, bool right, int64_t i, int64_t c) { return (float *)p->data + (right ? i * p->ld + c : c * p->ld + i); }
+
+static void put(struct tr_tensor *p, const double *v, bool right, int64_t r, int64_t l, const struct tr_tensor *old)
+{
+    for (int64_t i = 0; i < r; i++) {
+        const double *u = v + i * l;
+        double sign = 0;
+        int64_t top = 0;
+        for (int64_t c = 0; c < l; c++) {
+            if (old) sign += u[c] * (double)*entry(old, right, i, c);
+            if (fabs(u[c]) > fabs(u[top])) top = c;
+        }
+        if (!old) sign = u[top];
+        for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = (float)(sign < 0 ? -u[c] : u[c]);
+    }
+}
+
+int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
+{
+    int64_t m = tr_rows(g), n = tr_cols(g), r = right ? tr_rows(p) : tr_cols(p), l = right ? n : m;
+    bool rows = m <= n;                       /* the Gram matrix is of the rows */
+    int64_t s = rows ? m : n, lwork = 70 * s, liwork = 10 * s;
+    void *mem[6] = { 0 };
+    size_t size[6] = { (size_t)(s * s) * 8, (size_t)(PANEL * s) * 8, (size_t)(lwork + s + r * s) * 8, (size_t)(liwork + 2 * r) * sizeof(lapack_int), (size_t)(r * s) * 8, (size_t)(r * l) * 8 };
+    int rc = TR_OK;
+    for (int i = 0; i < 6 && rc == TR_OK; i++) rc = tr_arena_alloc(&mem[i], size[i], TR_WORKSPACE);
+    if (rc == TR_OK && !tr_mem_is_dry()) {
+        double *a = mem[0], *z = mem[4], trace = 0;
+        openblas_set_num_threads(1);
+        gram(a, mem[1], g, rows);
+        for (int64_t i = 0; i < s; i++) trace += a[i * s + i];
+        if (!isfinite(trace) || trace <= 0) {
+            for (int64_t i = 0; i < r; i++)
+                for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = old ? *entry(old, right, i, c) : i == c;
+        } else {
+            rc = largest(z, a, s, r, mem[2], lwork, mem[3], liwork);
+            if (rc == TR_OK && rows == right) other_side(mem[5], z, g, rows, r, l);
+            if (rc == TR_OK) put(p, rows == right ? mem[5] : z, right, r, l, old);
+        }
+    }
+    for (int i = 6; i-- > 0;) tr_arena_free(mem[i], TR_WORKSPACE);
+    return rc;
+}
+#else
+int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
+{
+    return tr_fail(TR_EFAIL, "singular vectors need LAPACK: build with -Dblas=enabled, or choose a random projection");
+}
+#endif

@@ -1,0 +1,108 @@
+/* Singular vectors: orthonormal, eigenvectors of the Gram matrix, in order, with their signs; also of poor matrices. */
+#include "tests/support/support.h"
+#include "libtrain/kernel/linalg.h"
+#include "train_config.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GAP = 3, LARGEST = 40 };
+
+static struct tr_tensor matrix(float *data, int64_t m, int64_t n, int64_t rank, uint64_t seed)
+{
+    float a[LARGEST * LARGEST], b[LARGEST * LARGEST];
+    test_normal(a, m * rank, seed, 1);
+    test_normal(b, rank * n, seed + 1, 1);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n + GAP; j++) {
+            double sum = j < n ? 0 : NAN;
+            for (int64_t k = 0; j < n && k < rank; k++) sum += (double)a[i * rank + k] * (double)b[k * n + j] / (double)(1 + k);
+            data[i * (n + GAP) + j] = (float)sum;
+        }
+    struct tr_tensor g = tr_tensor_view(data, TR_F32, TR_DIMS(m, n));
+    g.ld = n + GAP;
+    return g;
+}
+
+static double at(const struct tr_tensor *t, int64_t r, int64_t c) { return (double)((float *)t->data)[r * t->ld + c]; }
+static double vector(const struct tr_tensor *p, bool right, int64_t i, int64_t c) { return right ? at(p, i, c) : at(p, c, i); }
+
+static void assert_basis(const struct tr_tensor *p, const struct tr_tensor *g, bool right, int64_t r, int64_t true_rank)
+{
+    int64_t m = tr_rows(g), n = tr_cols(g), l = right ? n : m, o = right ? m : n;
+    double before = INFINITY, first = 0;
+    for (int64_t i = 0; i < r; i++) {
+        for (int64_t k = 0; k <= i; k++) {
+            double dot = 0;
+            for (int64_t c = 0; c < l; c++) dot += vector(p, right, i, c) * vector(p, right, k, c);
+            assert_true(fabs(dot - (i == k)) < 2e-6);
+        }
+        double image[LARGEST], value = 0, off = 0; /* G v, |G v| = sigma, G^T G v = sigma^2 v */
+        for (int64_t a = 0; a < o; a++) {
+            image[a] = 0;
+            for (int64_t c = 0; c < l; c++) image[a] += (right ? at(g, a, c) : at(g, c, a)) * vector(p, right, i, c);
+            value += image[a] * image[a];
+        }
+        if (i == 0) first = value;
+        for (int64_t c = 0; c < l; c++) {
+            double y = 0;
+            for (int64_t a = 0; a < o; a++) y += (right ? at(g, a, c) : at(g, c, a)) * image[a];
+            off = fmax(off, fabs(y - value * vector(p, right, i, c)));
+        }
+        assert_true(off <= 1e-5 * first);
+        if (i < true_rank) assert_true(value <= before * (1 + 1e-5));
+        else assert_true(value <= 1e-9 * first);
+        before = value;
+    }
+}
+
+static void vectors(void **state)
+{
+    static const int64_t sizes[][4] = { { 20, 13, 5, 13 }, { 13, 20, 5, 13 }, { 16, 16, 16, 16 }, { 30, 9, 9, 9 }, { 9, 30, 1, 9 }, { 40, 12, 8, 4 }, { 12, 40, 8, 4 }, { 1, 7, 1, 1 } };
+    float data[LARGEST * (LARGEST + GAP)], x[LARGEST * LARGEST], y[LARGEST * LARGEST];
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int right = 0; right < 2; right++) {
+            int64_t m = sizes[s][0], n = sizes[s][1], r = sizes[s][2];
+            struct tr_tensor g = matrix(data, m, n, sizes[s][3], s), p, q;
+            p = tr_tensor_view(x, TR_F32, TR_DIMS(right ? r : m, right ? n : r));
+            q = tr_tensor_view(y, TR_F32, TR_DIMS(right ? r : m, right ? n : r));
+            assert_ok(tr_singular_vectors(&p, &g, right, NULL));
+            assert_basis(&p, &g, right, r, sizes[s][3]);
+            /* Signs follow the old basis: from its negative comes its negative. */
+            float old[LARGEST * LARGEST];
+            for (int64_t i = 0; i < tr_count(&p); i++) old[i] = -x[i];
+            struct tr_tensor o = tr_tensor_view(old, TR_F32, 2, p.dim);
+            assert_ok(tr_singular_vectors(&q, &g, right, &o));
+            assert_memory_equal(y, old, (size_t)tr_count(&p) * 4);
+            /* A factor changes nothing. */
+            for (int64_t i = 0; i < m; i++)
+                for (int64_t j = 0; j < n; j++) data[i * g.ld + j] *= 4;
+            assert_ok(tr_singular_vectors(&q, &g, right, NULL));
+            for (int64_t i = 0; i < r && i < sizes[s][3]; i++)
+                for (int64_t c = 0; c < (right ? n : m); c++) assert_true(fabs(vector(&p, right, i, c) - vector(&q, right, i, c)) < 1e-5);
+        }
+}
+
+static void nothing_to_decompose(void **state)
+{
+    float data[6 * 5] = { 0 }, x[10], old[10];
+    struct tr_tensor g = tr_tensor_view(data, TR_F32, TR_DIMS(6, 5)), p = tr_tensor_view(x, TR_F32, TR_DIMS(2, 5)), o = tr_tensor_view(old, TR_F32, TR_DIMS(2, 5));
+    for (int i = 0; i < 10; i++) old[i] = (float)i;
+    for (int bad = 0; bad < 2; bad++) {
+        assert_ok(tr_singular_vectors(&p, &g, true, NULL));
+        for (int i = 0; i < 10; i++) assert_true(x[i] == (float)(i % 5 == i / 5));
+        assert_ok(tr_singular_vectors(&p, &g, true, &o));
+        assert_memory_equal(x, old, sizeof x);
+        data[7] = NAN;
+    }
+}
+
+int main(int argc, char **argv)
+{
+#if HAVE_BLAS
+    const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(nothing_to_decompose) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+#else
+    return 77; /* this build has no LAPACK */
+#endif
+}
