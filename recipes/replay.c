@@ -13,11 +13,12 @@
 /* Recorded names that are an optimizer with certain settings; other names are the optimizer's own. */
 static const struct { const char *recorded, *kind; } names[] = {
     { "sgd_momentum", "sgd" }, { "signsgd_momentum", "signsgd" }, { "adafactor_relative", "adafactor" }, { "adamw8bit", "adamw-8bit" },
-    { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
+    { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "frugal_svd", "frugal" }, { "frugal_svd_keep", "frugal" }, { "frugal_random", "frugal" }, { "frugal_randperm", "frugal" }, { "frugal_columns", "frugal" },
+    { "frugal_columns_keep", "frugal" }, { "frugal_rows", "frugal" }, { "frugal_randk", "frugal" }, { "frugal_lion_columns", "frugal-lion" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
 };
 
 /* Attributes that say how something was computed that the file hands over, or what is always so here. */
-static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" } };
+static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "state_full", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" } };
 
 struct recorded { struct tr_param *p; struct tr_tensor given[4]; int n_given; };
 

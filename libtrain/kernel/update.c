@@ -18,8 +18,12 @@ static void dry_momentum(T *g, T *m, float km, float kg, float og, float om) {}
 static void dry_outer(T *g, const T *row, const T *col) {}
 static void dry_root(T *g, T *v, float beta, float eps) {}
 static void dry_adam_8bit(T *g, T *m, T *v, T *mm, T *vm, const struct tr_adam *h) {}
+static void dry_pick(T *low, const T *g, const T *index, int axis) {}
+static void dry_place(T *g, const T *low, const T *index, int axis, float factor) {}
+static void dry_lion(T *u, T *m, const struct tr_sign *h) {}
 static const struct tr_updates dry = { dry_apply, dry_scaled, dry_adam, dry_direction, dry_sgd, dry_norms,
-                                       dry_sign, dry_clamp, dry_momentum, dry_outer, dry_root, dry_adam_8bit };
+                                       dry_sign, dry_clamp, dry_momentum, dry_outer, dry_root, dry_adam_8bit,
+                                       dry_clamp, dry_pick, dry_place, dry_lion };
 
 static int by_value(const void *a, const void *b) { return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b); }
 

@@ -46,6 +46,14 @@ struct tr_updates {
     void (*root_direction)(struct tr_tensor *g, struct tr_tensor *v, float beta, float eps);
     /* g = Adam's direction from moments in 8 bits: m, v u8 [count], m_most, v_most f32 [blocks]. g is f32. */
     void (*adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_tensor *v, struct tr_tensor *m_most, struct tr_tensor *v_most, const struct tr_adam *h);
+    /* g = factor sign(g) */
+    void (*sign_scale)(struct tr_tensor *g, float factor);
+    /* Selected rows (axis 0, low [K,N]), columns (1, low [M,K]) or entries (2, low [K], numbered row after row): index i32 [K],
+     * distinct. low = g's; g's = factor low. */
+    void (*pick)(struct tr_tensor *low, const struct tr_tensor *g, const struct tr_tensor *index, int axis);
+    void (*place)(struct tr_tensor *g, const struct tr_tensor *low, const struct tr_tensor *index, int axis, float factor);
+    /* u = sign(step_m m + step_g u), m = keep_m m + keep_g u */
+    void (*lion_direction)(struct tr_tensor *u, struct tr_tensor *m, const struct tr_sign *h);
 };
 
 /* In dry mode functions that do nothing. */

@@ -118,3 +118,51 @@ static void NAME(adam_8bit)(struct tr_tensor *g, struct tr_tensor *m, struct tr_
         }
     }
 }
+
+static void NAME(sign_scale)(struct tr_tensor *g, float factor)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK];
+        load(x, g, r, c, n);
+        for (int64_t i = 0; i < n; i++) x[i] = x[i] > 0 ? factor : x[i] < 0 ? -factor : 0;
+        store(g, r, c, n, x);
+    }
+}
+
+/* Where element (r, c) of a selection lies in the matrix. */
+static inline int64_t selected(const struct tr_tensor *g, const int32_t *index, int axis, int64_t r, int64_t c)
+{
+    if (axis == 0) return index[r] * g->ld + c;
+    if (axis == 1) return r * g->ld + index[c];
+    return index[c] / tr_cols(g) * g->ld + index[c] % tr_cols(g);
+}
+
+static void NAME(pick)(struct tr_tensor *low, const struct tr_tensor *g, const struct tr_tensor *index, int axis)
+{
+    const float *from = g->data;
+    ROWS_IN_PARALLEL(low) for (int64_t c = 0; c < tr_cols(low); c++)
+        ((float *)low->data)[r * low->ld + c] = from[selected(g, index->data, axis, r, c)];
+}
+
+static void NAME(place)(struct tr_tensor *g, const struct tr_tensor *low, const struct tr_tensor *index, int axis, float factor)
+{
+    float *to = g->data;
+    ROWS_IN_PARALLEL(low) for (int64_t c = 0; c < tr_cols(low); c++)
+        to[selected(g, index->data, axis, r, c)] = factor * ((const float *)low->data)[r * low->ld + c];
+}
+
+static void NAME(lion_direction)(struct tr_tensor *u, struct tr_tensor *m, const struct tr_sign *h)
+{
+    ROWS_IN_PARALLEL(u) CHUNKS(c, n, tr_cols(u)) {
+        float x[CHUNK], mm[CHUNK];
+        load(x, u, r, c, n);
+        load(mm, m, r, c, n);
+        for (int64_t i = 0; i < n; i++) {
+            float y = h->step_m * mm[i] + h->step_g * x[i];
+            mm[i] = h->keep_m * mm[i] + h->keep_g * x[i];
+            x[i] = y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
+        }
+        store(m, r, c, n, mm);
+        store(u, r, c, n, x);
+    }
+}
