@@ -1,0 +1,199 @@
+#include "libtrain/comm/comm.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/kernel/kernel.h"
+#include "libtrain/base/status.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes that all ranks together hold in one direction at a time; a row is never cut. */
+enum { TOGETHER = 4 << 20 };
+
+/* ---- one rank */
+
+static int alone_move(struct tr_comm *c, const void *in, const size_t *in_n, void *out, const size_t *out_n)
+{
+    memcpy(out, in, out_n[0]);
+    return TR_OK;
+}
+
+static int alone_gather(struct tr_comm *c, const void *in, void *out, const size_t *n) { return alone_move(c, in, n, out, n); }
+static int alone_barrier(struct tr_comm *c) { return TR_OK; }
+
+static const struct tr_comm_kind alone_kind = { "one rank", alone_move, alone_gather, alone_barrier };
+static struct tr_comm alone = { .kind = &alone_kind, .size = 1, .local = 1, .doing = "" };
+
+struct tr_comm *tr_comm_alone(void) { return &alone; }
+
+/* ---- rows in rounds */
+
+struct tr_tensor tr_comm_rows(const struct tr_tensor *t, int64_t begin, int64_t n)
+{
+    if (t->ndim > 1) return tr_rows_view(t, begin, n);
+    struct tr_tensor v = *t;
+    v.owner = 0;
+    if (n == 0) v.dim[0] = 0;
+    return v;
+}
+
+struct rounds {
+    const int64_t *first;
+    int64_t each, n;             /* rows of each rank in a round; rounds */
+    size_t row;                  /* bytes */
+    size_t *in, *out;            /* bytes for and from each rank */
+};
+
+static int rounds_init(struct rounds *k, const struct tr_comm *c, const struct tr_tensor *t, const int64_t *first)
+{
+    int64_t most = 0;
+    *k = (struct rounds){ .first = first, .row = (size_t)tr_cols(t) * tr_dtype_size(t->dtype) };
+    for (int r = 0; r < c->size; r++) most = first[r + 1] - first[r] > most ? first[r + 1] - first[r] : most;
+    k->each = (int64_t)(TOGETHER / (size_t)c->size / (k->row ? k->row : 1));
+    if (k->each < 1) k->each = 1;
+    if (k->each > most) k->each = most;
+    k->n = k->each ? (most + k->each - 1) / k->each : 0;
+    TR_TRY(tr_calloc(&k->in, 2 * (size_t)c->size, sizeof *k->in));
+    k->out = k->in + c->size;
+    return TR_OK;
+}
+
+/* Rows of rank r in round i: *begin and their number. */
+static int64_t rows_of(const struct rounds *k, int r, int64_t i, int64_t *begin)
+{
+    int64_t left = k->first[r + 1] - k->first[r] - i * k->each;
+    *begin = k->first[r] + i * k->each;
+    return left < 0 ? 0 : left < k->each ? left : k->each;
+}
+
+static void read_rows(const struct tr_tensor *t, int64_t begin, int64_t n, void *host)
+{
+    struct tr_tensor v = tr_comm_rows(t, begin, n);
+    if (n) tr_tensor_read(&v, host);
+}
+
+static void add_received(struct tr_comm *c, const struct rounds *k, struct tr_tensor *own, int64_t i, char *in, bool add)
+{
+    int64_t begin, n = rows_of(k, c->rank, i, &begin);
+    if (!n) return;
+    struct tr_tensor to = tr_comm_rows(own, begin - k->first[c->rank], n);
+    for (int r = 0; r < c->size; r++) {
+        struct tr_tensor part = tr_tensor_view(in + (size_t)r * k->out[r], TR_F32, to.ndim, to.dim);
+        if (r == 0 && !add) tr_kernels()->copy(&to, &part);
+        else tr_kernels()->add(&to, &to, &part);
+    }
+}
+
+static int reduce_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *own, const struct tr_tensor *g, int64_t i, char *out, char *in, bool add)
+{
+    int64_t begin, mine = rows_of(k, c->rank, i, &begin);
+    size_t at = 0;
+    for (int r = 0; r < c->size; r++) {
+        int64_t n = rows_of(k, r, i, &begin);
+        read_rows(g, begin, n, out + at);
+        k->in[r] = (size_t)n * k->row;
+        k->out[r] = (size_t)mine * k->row;
+        at += k->in[r];
+    }
+    TR_TRY(c->kind->all_to_all(c, out, k->in, in, k->out));
+    add_received(c, k, own, i, in, add);
+    return TR_OK;
+}
+
+int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct tr_tensor *g, const int64_t *first, bool add)
+{
+    if (c->size == 1) {
+        if (add) tr_kernels()->add(own, own, g);
+        else if (own->data != g->data) tr_kernels()->copy(own, g);
+        return TR_OK;
+    }
+    struct rounds k;
+    void *out = NULL, *in = NULL;
+    TR_TRY(rounds_init(&k, c, g, first));
+    int rc;
+    TR_GO(tr_arena_alloc(&out, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
+    TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
+    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(reduce_round(c, &k, own, g, i, out, in, add));
+done:
+    if (in) tr_arena_free(in, TR_COMMUNICATION);
+    if (out) tr_arena_free(out, TR_COMMUNICATION);
+    free(k.in);
+    return rc;
+}
+
+static int gather_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *t, int64_t i, char *out, char *in)
+{
+    int64_t begin, mine = rows_of(k, c->rank, i, &begin);
+    read_rows(t, begin, mine, out);
+    for (int r = 0; r < c->size; r++) k->out[r] = (size_t)rows_of(k, r, i, &begin) * k->row;
+    TR_TRY(c->kind->all_gather(c, out, in, k->out));
+    for (int r = 0; r < c->size; r++) {
+        int64_t n = rows_of(k, r, i, &begin);
+        struct tr_tensor to = tr_comm_rows(t, begin, n);
+        if (n && r != c->rank) tr_tensor_write(&to, in);
+        in += k->out[r];
+    }
+    return TR_OK;
+}
+
+int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const int64_t *first)
+{
+    if (c->size == 1) return TR_OK;
+    struct rounds k;
+    void *out = NULL, *in = NULL;
+    TR_TRY(rounds_init(&k, c, t, first));
+    int rc;
+    TR_GO(tr_arena_alloc(&out, (size_t)k.each * k.row, TR_COMMUNICATION));
+    TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
+    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(gather_round(c, &k, t, i, out, in));
+done:
+    if (in) tr_arena_free(in, TR_COMMUNICATION);
+    if (out) tr_arena_free(out, TR_COMMUNICATION);
+    free(k.in);
+    if (rc != TR_OK || !t->quant.scale) return rc;
+    struct tr_tensor scales = tr_scales_view(t);
+    return tr_comm_gather_rows(c, &scales, first);
+}
+
+/* ---- small ones */
+
+/* *all = the bytes of every rank, one after another; the caller's. */
+static int gather_bytes(struct tr_comm *c, const void *mine, size_t bytes, void **all)
+{
+    size_t *n = NULL;
+    TR_TRY(tr_calloc(&n, (size_t)c->size, sizeof *n));
+    for (int r = 0; r < c->size; r++) n[r] = bytes;
+    int rc = tr_calloc(all, (size_t)c->size, bytes + 1);
+    if (rc == TR_OK) rc = c->kind->all_gather(c, mine, *all, n);
+    free(n);
+    return rc;
+}
+
+int tr_comm_sum(struct tr_comm *c, double *x, size_t n)
+{
+    void *all = NULL;
+    if (c->size == 1 || tr_mem_is_dry()) return TR_OK;
+    int rc = gather_bytes(c, x, n * sizeof *x, &all);
+    for (size_t i = 0; i < n && rc == TR_OK; i++) {
+        double sum = 0;
+        for (int r = 0; r < c->size; r++) sum += ((const double *)all)[(size_t)r * n + i];
+        x[i] = sum;
+    }
+    free(all);
+    return rc;
+}
+
+int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root)
+{
+    size_t *bytes;
+    if (c->size == 1 || tr_mem_is_dry() || !n) return TR_OK;
+    TR_TRY(tr_calloc(&bytes, (size_t)c->size, sizeof *bytes));
+    bytes[root] = n * sizeof *words;
+    uint64_t *copy = NULL;
+    int rc = tr_calloc(&copy, n, sizeof *copy);
+    if (rc == TR_OK) memcpy(copy, words, n * sizeof *copy);
+    if (rc == TR_OK) rc = c->kind->all_gather(c, copy, words, bytes);
+    free(copy);
+    free(bytes);
+    return rc;
+}
+
+int tr_comm_barrier(struct tr_comm *c) { return tr_mem_is_dry() ? TR_OK : c->kind->barrier(c); }

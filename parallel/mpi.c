@@ -1,0 +1,247 @@
+#include "parallel/mpi.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/base/profile.h"
+#include "libtrain/base/status.h"
+#include "train_config.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool launched(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i])) return true;
+    return false;
+}
+
+#if HAVE_MPI
+#include <mpi.h>
+
+/* Notes between ranks, outside the collectives: an error, or "I wait in call n" after half the timeout. */
+enum { NOTE_TAG = 7, NOTE_TEXT = 1024 };
+struct note { int code; uint64_t calls; char text[NOTE_TEXT]; };   /* code 0: waiting */
+
+static struct {
+    struct tr_comm c;            /* first: a tr_comm * is this */
+    MPI_Comm world, notes;
+    int *in_n, *in_at, *out_n, *out_at;
+    uint64_t *waiting;           /* calls of each rank that said it waits */
+    MPI_Request *request;        /* of notes on their way */
+    struct note out;
+    bool on, told, heard, stalled;
+} w;
+
+static int failed(int code, const char *what)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n = 0;
+    MPI_Error_string(code, text, &n);
+    return tr_fail(TR_EFAIL, "%s (rank %d of %d, %s): %s; the newest snapshot is whole: resume from it", what, w.c.rank, w.c.size, w.c.doing, text);
+}
+
+/* ---- notes */
+
+static void finish_notes(double seconds)
+{
+    int done = 0;
+    for (double end = tr_now() + seconds; !done && tr_now() < end; usleep(200)) MPI_Testall(w.c.size, w.request, &done, MPI_STATUSES_IGNORE);
+}
+
+static void send_notes(int code, const char *text)
+{
+    finish_notes(1);
+    w.out = (struct note){ .code = code, .calls = w.c.calls };
+    snprintf(w.out.text, sizeof w.out.text, "%s", text);
+    for (int r = 0; r < w.c.size; r++)
+        if (r != w.c.rank) MPI_Isend(&w.out, (int)sizeof w.out, MPI_BYTE, r, NOTE_TAG, w.notes, &w.request[r]);
+}
+
+/* Takes the notes that came. An error of another rank becomes this one's. */
+static int read_notes(void)
+{
+    for (;;) {
+        int there = 0;
+        MPI_Status s;
+        struct note n;
+        if (MPI_Iprobe(MPI_ANY_SOURCE, NOTE_TAG, w.notes, &there, &s) != MPI_SUCCESS || !there) return TR_OK;
+        if (MPI_Recv(&n, (int)sizeof n, MPI_BYTE, s.MPI_SOURCE, NOTE_TAG, w.notes, MPI_STATUS_IGNORE) != MPI_SUCCESS) return TR_OK;
+        n.text[sizeof n.text - 1] = 0;
+        if (n.code) {
+            w.heard = true;
+            return tr_fail(n.code, "%s", n.text);
+        }
+        w.waiting[s.MPI_SOURCE] = n.calls;
+    }
+}
+
+/* Who did not come: ranks that never said that they wait where this one waits. */
+static int timed_out(double waited)
+{
+    char who[200] = "";
+    size_t n = 0;
+    for (int r = 0; r < w.c.size && n < sizeof who; r++)
+        if (r != w.c.rank && w.waiting[r] < w.c.calls) n += (size_t)snprintf(who + n, sizeof who - n, "%s%d", n ? ", " : "rank ", r);
+    w.stalled = true;
+    return tr_fail(TR_EFAIL, "rank %d waited %.0f s for %s (%s, exchange %llu): it stalled or lost its connection; the newest snapshot is whole: resume from it, "
+                   "or raise parallel.timeout", w.c.rank, waited, n ? who : "every other rank", w.c.doing, (unsigned long long)w.c.calls);
+}
+
+/* Waits for one request by polling: spins, then yields, then sleeps, for ranks may outnumber cores. */
+static int wait_for(MPI_Request *q)
+{
+    double begin = tr_now();
+    bool said = false;
+    int rc = TR_OK;
+    for (int64_t i = 0;; i++) {
+        int done = 0, code = MPI_Test(q, &done, MPI_STATUS_IGNORE);
+        if (code != MPI_SUCCESS) rc = failed(code, "an exchange between ranks failed");
+        if (rc != TR_OK || done) break;
+        if (i < 2000) continue;
+        usleep(i < 20000 ? 20 : 200);
+        if (i % 16) continue;
+        double t = tr_now() - begin;
+        rc = read_notes();
+        if (rc == TR_OK && !said && t > w.c.timeout / 2) said = true, send_notes(0, "");
+        if (rc == TR_OK && t > w.c.timeout) rc = timed_out(t);
+        if (rc != TR_OK) break;
+    }
+    w.c.waited += tr_now() - begin;
+    return rc;
+}
+
+/* ---- the form */
+
+static int to_ints(const size_t *n, int *count, int *at)
+{
+    int64_t sum = 0;
+    for (int r = 0; r < w.c.size; r++) {
+        count[r] = (int)n[r];
+        at[r] = (int)sum;
+        sum += (int64_t)n[r];
+        if (sum > INT32_MAX) return tr_fail(TR_EFAIL, "an exchange of more than 2 GB between %d ranks; use fewer ranks", w.c.size);
+    }
+    return TR_OK;
+}
+
+static int mpi_all_to_all(struct tr_comm *c, const void *in, const size_t *in_n, void *out, const size_t *out_n)
+{
+    MPI_Request q;
+    TR_TRY(to_ints(in_n, w.in_n, w.in_at));
+    TR_TRY(to_ints(out_n, w.out_n, w.out_at));
+    c->calls++;
+    for (int r = 0; r < c->size; r++) c->sent += r == c->rank ? 0 : in_n[r];
+    int code = MPI_Ialltoallv(in, w.in_n, w.in_at, MPI_BYTE, out, w.out_n, w.out_at, MPI_BYTE, w.world, &q);
+    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "an exchange between ranks failed");
+}
+
+static int mpi_all_gather(struct tr_comm *c, const void *in, void *out, const size_t *n)
+{
+    MPI_Request q;
+    TR_TRY(to_ints(n, w.out_n, w.out_at));
+    c->calls++;
+    c->sent += n[c->rank] * (size_t)(c->size - 1);
+    int code = MPI_Iallgatherv(in, w.out_n[c->rank], MPI_BYTE, out, w.out_n, w.out_at, MPI_BYTE, w.world, &q);
+    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "an exchange between ranks failed");
+}
+
+static int mpi_barrier(struct tr_comm *c)
+{
+    MPI_Request q;
+    c->calls++;
+    int code = MPI_Ibarrier(w.world, &q);
+    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "ranks could not meet");
+}
+
+static const struct tr_comm_kind mpi_kind = { "mpi", mpi_all_to_all, mpi_all_gather, mpi_barrier };
+
+static int start(void)
+{
+    int level;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS || level < MPI_THREAD_FUNNELED)
+        return tr_fail(TR_EFAIL, "MPI could not start; `mpirun -n 2 hostname` tells whether it works here at all");
+    w.on = true;
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    w.c = (struct tr_comm){ .kind = &mpi_kind, .timeout = 120, .doing = "start" };
+    if (MPI_Comm_dup(MPI_COMM_WORLD, &w.world) != MPI_SUCCESS || MPI_Comm_dup(MPI_COMM_WORLD, &w.notes) != MPI_SUCCESS)
+        return tr_fail(TR_EFAIL, "MPI could not make its communicators");
+    MPI_Comm_set_errhandler(w.world, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(w.notes, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(w.world, &w.c.rank);
+    MPI_Comm_size(w.world, &w.c.size);
+    MPI_Comm here;
+    if (MPI_Comm_split_type(w.world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
+    MPI_Comm_size(here, &w.c.local);
+    MPI_Comm_free(&here);
+    TR_TRY(tr_calloc(&w.in_n, 4 * (size_t)w.c.size, sizeof(int)));
+    w.in_at = w.in_n + w.c.size;
+    w.out_n = w.in_at + w.c.size;
+    w.out_at = w.out_n + w.c.size;
+    TR_TRY(tr_calloc(&w.waiting, (size_t)w.c.size, sizeof *w.waiting));
+    TR_TRY(tr_calloc(&w.request, (size_t)w.c.size, sizeof(MPI_Request)));
+    for (int r = 0; r < w.c.size; r++) w.request[r] = MPI_REQUEST_NULL;
+    return TR_OK;
+}
+
+int par_world(struct tr_comm **out)
+{
+    *out = tr_comm_alone();
+    if (!launched()) return TR_OK;
+    if (!w.on) TR_TRY(start());
+    *out = &w.c;
+    return TR_OK;
+}
+
+int par_end(int code, bool *say)
+{
+    *say = true;
+    if (!w.on) return code;
+    w.c.doing = "end of the run";
+    /* Every rank comes here or is told why another does not. */
+    if (code == TR_OK || code == TR_ESTOPPED) {
+        int met = mpi_barrier(&w.c);
+        if (met != TR_OK) code = met;
+    }
+    if (w.stalled) { /* a rank that does not answer cannot be waited for: this one speaks and ends all */
+        fprintf(stderr, "train: error: %s\n", tr_message());
+        fflush(NULL);
+        MPI_Abort(MPI_COMM_WORLD, code);
+    }
+    if (code != TR_OK && code != TR_ESTOPPED && !w.heard) send_notes(code, tr_message());
+    /* What was said at the same time is taken too, so that no message is left when MPI ends. */
+    if (code != TR_OK && code != TR_ESTOPPED) {
+        char text[NOTE_TEXT];
+        snprintf(text, sizeof text, "%s", tr_message());
+        int mine = code;
+        for (double end = tr_now() + 0.3; tr_now() < end; usleep(1000)) read_notes();
+        finish_notes(2);
+        code = tr_fail(mine, "%s", text);
+    }
+    *say = w.c.rank == 0;
+    return code;
+}
+
+void par_close(void)
+{
+    if (w.on) MPI_Finalize();
+    w.on = false;
+}
+
+#else
+
+int par_world(struct tr_comm **out)
+{
+    *out = tr_comm_alone();
+    return launched() ? tr_fail(TR_EFAIL, "several ranks were started (mpirun), but this program was built without MPI: install Open MPI and build again") : TR_OK;
+}
+
+int par_end(int code, bool *say)
+{
+    *say = true;
+    return code;
+}
+
+void par_close(void) {}
+
+#endif
