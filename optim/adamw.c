@@ -69,12 +69,12 @@ static size_t bytes(const void *config, int64_t m, int64_t n) { return 8 * (size
 const struct opt_kind opt_adamw = {
     .name = "adamw", .summary = "Adam with decoupled weight decay, torch's order", .source = "Loshchilov and Hutter 2019; torch.optim.AdamW",
     .rule = "W = (1 - lr decay) W; m, v = moments of g; W = W - lr/(1 - beta1^t) m / (sqrt(v)/sqrt(1 - beta2^t) + eps)",
-    .options = torch_options, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .options = torch_options, .by_rows = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
     .init = init, .update = update_torch, .visit = visit, .bytes = bytes,
 };
 const struct opt_kind opt_adamw_hf = {
     .name = "adamw-hf", .summary = "Adam with decoupled weight decay, the order of GaLore's and APOLLO's code", .source = "transformers' former AdamW",
     .rule = "m, v = moments of g; W = W - lr sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps); W = (1 - lr decay) W",
-    .options = hf_options, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .options = hf_options, .by_rows = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
     .init = init, .update = update_hf, .visit = visit, .bytes = bytes,
 };

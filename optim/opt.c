@@ -188,8 +188,9 @@ int opt_print(const struct opt_entry *e, size_t n, struct tr_buf *out)
 
 /* ---- the optimizer of a run */
 
-struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; };
-struct opt { struct settings all; struct item *item; int64_t n; uint64_t seed; };
+/* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
+struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
+struct opt { struct settings all; struct item *item; int64_t n; uint64_t seed; struct tr_comm *comm; };
 
 static bool matches(const char *patterns, const char *name)
 {
@@ -231,8 +232,43 @@ static int choose(struct opt *o, struct item *it, struct tr_param *p)
     it->p = p;
     it->kind = rest ? s->rest : s->kind;
     it->config = rest ? (decay ? s->rest_config : s->rest_no_decay) : decay ? s->config : s->no_decay;
-    TR_TRY(tr_calloc(&it->state, 1, it->kind->state_size + 1));
-    return it->kind->init ? it->kind->init(it->config, it->state, p) : TR_OK;
+    return tr_calloc(&it->state, 1, it->kind->state_size + 1);
+}
+
+static bool has_rows(const struct opt *o, const struct item *it)
+{
+    return !it->first || it->first[o->comm->rank + 1] > it->first[o->comm->rank];
+}
+
+/* Asks which rows each rank has. */
+static int deal(struct opt *o, const struct opt_setup *setup)
+{
+    struct opt_share *share;
+    if (!setup->comm) return TR_OK;
+    o->comm = setup->comm;
+    TR_TRY(tr_calloc(&share, (size_t)o->n, sizeof *share));
+    for (int64_t i = 0; i < o->n; i++) {
+        struct item *it = &o->item[i];
+        if (!it->state) continue;
+        int64_t rows = tr_rows(&it->p->value);
+        share[i] = (struct opt_share){ .bytes = it->kind->bytes(it->config, rows, tr_cols(&it->p->value)), .rows = rows, .by_rows = it->kind->by_rows };
+    }
+    int rc = setup->deal(setup->self, share, o->n);
+    for (int64_t i = 0; i < o->n && rc == TR_OK; i++) {
+        struct item *it = &o->item[i];
+        if (!it->state) continue;
+        it->first = share[i].first;
+        it->own = *it->p;
+        int64_t begin = it->first[o->comm->rank];
+        it->own.value = tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+    }
+    free(share);
+    return rc;
+}
+
+static int make_state(struct opt *o, struct item *it)
+{
+    return it->state && it->kind->init && has_rows(o, it) ? it->kind->init(it->config, it->state, it->first ? &it->own : it->p) : TR_OK;
 }
 
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n)
@@ -247,6 +283,8 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         o->n = i + 1;
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
+    TR_GO(deal(o, setup));
+    for (int64_t i = 0; i < n; i++) TR_GO(make_state(o, &o->item[i]));
     *out = o;
     return TR_OK;
 done:
@@ -254,34 +292,125 @@ done:
     return rc;
 }
 
-struct opt_lister { struct tr_visitor *v; const char *param; bool release; };
+/* How a state is visited: shown to a visitor; given back; or, where ranks share it, noted (this rank's), shown as the whole,
+ * and taken back (what a restore wrote). */
+enum mode { LIST, RELEASE, NOTE, WHOLE, TAKE };
+enum { FIELDS = 16, WORDS = 8 };
+struct fields { struct tr_tensor *tensor[FIELDS]; uint64_t words[FIELDS][WORDS]; int n; };
+struct opt_lister { struct tr_visitor *v; enum mode mode; struct opt *o; struct item *it; struct fields *own; };
+
+static int show_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t)
+{
+    char name[192];
+    if (!t->ndim) return TR_OK;
+    snprintf(name, sizeof name, "optimizer/%s/%s", l->it->p->name, field);
+    return l->v->tensor(l->v->self, name, t);
+}
+
+/* The first rank that has rows. */
+static int root_of(const struct opt_lister *l)
+{
+    int root = 0;
+    while (root + 1 < l->o->comm->size && l->it->first[root + 1] == 0) root++;
+    return root;
+}
+
+/* Any element type, through host memory a few rows at a time. */
+static int copy_rows(struct tr_tensor *to, const struct tr_tensor *from)
+{
+    int64_t rows = tr_rows(from), each = (1 << 20) / ((int64_t)tr_dtype_size(from->dtype) * (tr_cols(from) + 1)) + 1;
+    size_t size = (size_t)(each * tr_cols(from)) * tr_dtype_size(from->dtype);
+    void *host;
+    TR_TRY(tr_mem_alloc(&host, size, TR_COMMUNICATION));
+    for (int64_t at = 0; at < rows; at += each) {
+        int64_t n = rows - at < each ? rows - at : each;
+        struct tr_tensor a = tr_comm_rows(from, at, n), b = tr_comm_rows(to, at, n);
+        tr_tensor_read(&a, host);
+        tr_tensor_write(&b, host);
+    }
+    tr_mem_free(host, size, TR_COMMUNICATION);
+    return TR_OK;
+}
+
+/* Gathers a tensor of the state, shows it, and takes back this rank's rows. */
+static int whole_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t, struct tr_tensor *own)
+{
+    int size = l->o->comm->size, rank = l->o->comm->rank, root = root_of(l);
+    int64_t *first;
+    if (!t->ndim) return TR_OK;
+    TR_TRY(tr_calloc(&first, (size_t)size + 1, sizeof *first));
+    /* Whole on one rank: the state's rows need not be the parameter's. */
+    for (int r = 0; r <= size; r++) first[r] = l->it->kind->by_rows ? l->it->first[r] : r > root ? tr_rows(t) : 0;
+    struct tr_tensor mine = tr_comm_rows(t, first[rank], first[rank + 1] - first[rank]);
+    bool any = first[rank + 1] > first[rank];
+    int rc;
+    if (any) TR_GO(copy_rows(&mine, own));
+    TR_GO(tr_comm_gather_rows(l->o->comm, t, first));
+    TR_GO(show_tensor(l, field, t));
+    if (any) rc = copy_rows(own, &mine);
+done:
+    free(first);
+    return rc;
+}
 
 int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t)
 {
-    if (l->release) {
-        tr_tensor_release(t);
-        return TR_OK;
-    }
-    if (!t->ndim) return TR_OK;
-    char name[192];
-    snprintf(name, sizeof name, "optimizer/%s/%s", l->param, field);
-    return l->v->tensor(l->v->self, name, t);
+    if (l->mode == LIST) return show_tensor(l, field, t);
+    if (l->mode == RELEASE) return tr_tensor_release(t), TR_OK;
+    if (l->own->n == FIELDS) return tr_fail(TR_EFAIL, "the state of an optimizer has more than %d fields", FIELDS);
+    int k = l->own->n++;
+    if (l->mode == NOTE) l->own->tensor[k] = t;
+    return l->mode == WHOLE ? whole_tensor(l, field, t, l->own->tensor[k]) : TR_OK;
 }
 
 int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int64_t count)
 {
-    if (l->release) return TR_OK;
     char name[192];
-    snprintf(name, sizeof name, "optimizer/%s/%s", l->param, field);
-    return l->v->words(l->v->self, name, words, count);
+    if (l->mode == RELEASE) return TR_OK;
+    snprintf(name, sizeof name, "optimizer/%s/%s", l->it->p->name, field);
+    if (l->mode == LIST) return l->v->words(l->v->self, name, words, count);
+    if (l->own->n == FIELDS || count > WORDS) return tr_fail(TR_EFAIL, "the state of an optimizer has too many fields or words");
+    uint64_t *own = l->own->words[l->own->n++];
+    if (l->mode == NOTE) memcpy(own, words, (size_t)count * 8);
+    if (l->mode == TAKE) memcpy(words, own, (size_t)count * 8);
+    if (l->mode != WHOLE) return TR_OK;
+    memcpy(words, own, (size_t)count * 8);
+    TR_TRY(tr_comm_words(l->o->comm, words, (size_t)count, root_of(l)));
+    TR_TRY(l->v->words(l->v->self, name, words, count));
+    memcpy(own, words, (size_t)count * 8);
+    return TR_OK;
+}
+
+/* A state that ranks share is listed as the whole that one rank would have: so snapshots do not know the layout. */
+static int list_shared(struct opt *o, struct item *it, struct tr_visitor *v)
+{
+    struct fields own = { .n = 0 };
+    struct opt_lister l = { v, NOTE, o, it, &own };
+    void *whole;
+    TR_TRY(tr_calloc(&whole, 1, it->kind->state_size + 1));
+    int rc;
+    TR_GO(it->kind->visit(it->state, &l));
+    if (it->kind->init) TR_GO(it->kind->init(it->config, whole, it->p));
+    own.n = 0;
+    l.mode = WHOLE;
+    TR_GO(it->kind->visit(whole, &l));
+    own.n = 0;
+    l.mode = TAKE;
+    rc = it->kind->visit(it->state, &l);
+done:
+    l.mode = RELEASE;
+    it->kind->visit(whole, &l);
+    free(whole);
+    return rc;
 }
 
 static int list_all(struct opt *o, struct tr_visitor *v, bool release)
 {
     for (int64_t i = 0; i < o->n; i++) {
         struct item *it = &o->item[i];
-        struct opt_lister l = { v, it->p ? it->p->name : "", release };
-        if (it->state && it->kind->visit) TR_TRY(it->kind->visit(it->state, &l));
+        struct opt_lister l = { v, release ? RELEASE : LIST, o, it, NULL };
+        if (!it->state || !it->kind->visit) continue;
+        TR_TRY(it->first && !release ? list_shared(o, it, v) : it->kind->visit(it->state, &l));
     }
     return TR_OK;
 }
@@ -301,7 +430,7 @@ void opt_free(struct opt *o)
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .given = given };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .given = given };
     return it->state ? it->kind->update(it->config, it->state, &s) : TR_OK;
 }
 

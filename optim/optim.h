@@ -6,6 +6,7 @@
 #ifndef OPT_OPTIM_H
 #define OPT_OPTIM_H
 #include "libtrain/base/buf.h"
+#include "libtrain/comm/comm.h"
 #include "libtrain/config/option.h"
 #include "libtrain/tensor/param.h"
 #include "libtrain/tensor/visit.h"
@@ -41,6 +42,7 @@ struct opt_kind {
     size_t config_size, state_size;
     bool matrices_only;                           /* embeddings, head, norms and biases take `rest` */
     const char *rest;
+    bool by_rows;                                 /* an update of some rows needs those rows alone: ranks may share a matrix */
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);
@@ -61,14 +63,23 @@ int opt_print(const struct opt_entry *e, size_t n, struct tr_buf *out);
 int opt_help(struct tr_buf *out, const char *name);
 
 struct opt;
-struct opt_setup { const struct opt_entry *entry; size_t n; const char *path; uint64_t seed; };
+/* What ranks share: state bytes of a parameter, its rows (a vector is one), whether it may be cut between rows; the answer:
+ * rows dealt to ranks as in comm.h, borrowed for as long as the optimizer lives. */
+struct opt_share { size_t bytes; int64_t rows; bool by_rows; const int64_t *first; };
+struct opt_setup {
+    const struct opt_entry *entry; size_t n; const char *path; uint64_t seed;
+    struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
+    int (*deal)(void *self, struct opt_share *share, int64_t n);
+    void *self;
+};
 
 /* Chooses kind and numbers for every trainable parameter and allocates the state (category optimizer). */
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n);
 void opt_free(struct opt *o);
-/* Applies one finished gradient; once per parameter and step, in any order. given: NULL but in replay. */
+/* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
+ * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
-/* Lists all state: tensors "optimizer/NAME/FIELD", numbers likewise. */
+/* Lists all state, whole on every rank and whatever the layout (collective where ranks share): tensors "optimizer/NAME/FIELD", numbers likewise. */
 int opt_visit(struct opt *o, struct tr_visitor *v);
 /* Sum of the kinds' formulas over all parameters. */
 size_t opt_state_bytes(const struct opt *o);

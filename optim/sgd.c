@@ -44,6 +44,6 @@ static size_t bytes(const void *config, int64_t m, int64_t n) { return ((const s
 const struct opt_kind opt_sgd = {
     .name = "sgd", .summary = "stochastic gradient descent, with momentum when set", .source = "torch.optim.SGD",
     .rule = "g = g + decay W; b = momentum b + (1 - dampening) g (first step: b = g); W = W - lr b",
-    .options = options, .config_size = sizeof(struct sgd), .state_size = sizeof(struct sgd_state),
+    .options = options, .by_rows = true, .config_size = sizeof(struct sgd), .state_size = sizeof(struct sgd_state),
     .init = init, .update = update, .visit = visit, .bytes = bytes,
 };

@@ -59,10 +59,10 @@ static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return 4 * 
 const struct opt_kind opt_signsgd = {
     KIND, .name = "signsgd", .summary = "every weight moves by lr against its gradient's sign", .source = "Bernstein et al. 2018, signSGD",
     .rule = "W = (1 - lr decay) W - lr sign(b), b = g or b = momentum b + (1 - momentum) g",
-    .options = sgd_options, .init = init_sgd, .update = update_sgd, .bytes = bytes_sgd,
+    .options = sgd_options, .by_rows = true, .init = init_sgd, .update = update_sgd, .bytes = bytes_sgd,
 };
 const struct opt_kind opt_lion = {
     KIND, .name = "lion", .summary = "sign of an average of momentum and gradient; half of AdamW's state", .source = "Chen et al. 2023, Lion",
     .rule = "u = sign(beta1 m + (1 - beta1) g); W = (1 - lr decay) W - lr u; then m = beta2 m + (1 - beta2) g",
-    .options = lion_options, .init = init_lion, .update = update_lion, .bytes = bytes_lion,
+    .options = lion_options, .by_rows = true, .init = init_lion, .update = update_lion, .bytes = bytes_lion,
 };
