@@ -5,6 +5,8 @@
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/model/preset.h"
+#include "parallel/mpi.h"
+#include "parallel/partition.h"
 #include <inttypes.h>
 #include <malloc.h>
 #include <stdlib.h>
@@ -38,7 +40,11 @@ static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
 int job_open(struct job *j, const struct recipe *r)
 {
     *j = (struct job){ .r = r };
-    tr_set_threads((int)r->run.threads);
+    TR_TRY(par_world(&j->comm));
+    j->comm->timeout = r->parallel.timeout;
+    /* Ranks of one machine share its cores. */
+    int cores = tr_threads() / j->comm->local;
+    tr_set_threads(r->run.threads > 0 || j->comm->local == 1 ? (int)r->run.threads : cores > 1 ? cores : 1);
     if (r->model.path[0]) {
         TR_TRY(tr_weights_open(&j->weights, r->model.path));
         j->shape = *tr_weights_shape(j->weights);
@@ -121,8 +127,12 @@ int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute)
     j->batch = r->train.batch;
     j->micro_batch = micro_batch;
     j->micro_batches = j->batch / micro_batch;
+    if (j->micro_batches % j->comm->size)
+        return tr_fail(TR_EINPUT, "batch of %" PRId64 " sequences in micro-batches of %" PRId64 " (%s): %" PRId64 " micro-batches cannot be dealt evenly to %d ranks; "
+                       "set train.batch to a multiple of %" PRId64, j->batch, micro_batch, r->path, j->micro_batches, j->comm->size, micro_batch * j->comm->size);
+    j->rounds = j->micro_batches / j->comm->size;
     j->recompute = recompute;
-    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->micro_batches == 1 && !(r->train.clip > 0);
+    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->rounds == 1 && !(r->train.clip > 0);
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false",
                        r->train.clip, r->path, 4e-6 * (double)tr_shape_params(&j->shape));
@@ -151,10 +161,44 @@ int job_data(struct job *j, bool train)
 
 int job_feed(struct job *j, int64_t tokens) { return tr_feed_new(&j->feed, tokens); }
 
+/* Rows of every parameter evenly to ranks: for sums of gradients where each rank has all state. */
+static int deal_rows(struct job *j)
+{
+    struct par_item *item;
+    TR_TRY(tr_calloc(&item, (size_t)j->net->n_params, sizeof *item));
+    for (int64_t i = 0; i < j->net->n_params; i++)
+        item[i] = (struct par_item){ tr_rows(&j->net->param[i].value), true, 4 * (size_t)tr_count(&j->net->param[i].value) };
+    int rc = par_deal(j->first, item, j->net->n_params, j->comm->size);
+    free(item);
+    return rc;
+}
+
+/* Rows where their state is: what may be cut is cut, whole matrices go to ranks by the bytes of their state. */
+static int deal_state(void *self, struct opt_share *share, int64_t n)
+{
+    struct job *j = self;
+    struct par_item *item;
+    TR_TRY(tr_calloc(&item, (size_t)n, sizeof *item));
+    for (int64_t i = 0; i < n; i++) item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes };
+    int rc = par_deal(j->first, item, n, j->comm->size);
+    for (int64_t i = 0; i < n; i++) share[i].first = j->first + i * (j->comm->size + 1);
+    free(item);
+    return rc;
+}
+
 int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed };
+    size_t n = (size_t)j->net->n_params;
+    TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
+    TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
+    TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + 2, sizeof *j->figures));
+    if (j->comm->size > 1 && r->parallel.zero > 0) {
+        setup.comm = j->comm;
+        setup.deal = deal_state;
+        setup.self = j;
+    } else TR_TRY(deal_rows(j));
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
@@ -186,6 +230,9 @@ void job_forget_files(struct job *j)
 void job_release(struct job *j)
 {
     opt_free(j->opt);
+    free(j->first);
+    free(j->sum);
+    free(j->figures);
     tr_loader_free(j->loader);
     tr_loader_free(j->valid_loader);
     tr_dataset_free(j->train);

@@ -1,10 +1,13 @@
 /* Everything one process opens for a recipe: model, tokenizer, data, optimizer, tape. The commands are built from it. */
 #ifndef RECIPE_JOB_H
 #define RECIPE_JOB_H
+#include "libtrain/comm/comm.h"
 #include "libtrain/data/data.h"
 #include "libtrain/model/net.h"
 #include "optim/optim.h"
 #include "recipes/recipe.h"
+
+enum { UPDATE_PANELS = 8 };   /* parts of a matrix whose squares are summed apart */
 
 struct job {
     const struct recipe *r;
@@ -18,10 +21,16 @@ struct job {
     struct tr_loader *loader, *valid_loader;
     struct opt *opt;
     /* what the keys resolve to */
-    int64_t batch, micro_batch, micro_batches, steps;
+    int64_t batch, micro_batch, micro_batches, rounds, steps;   /* micro-batches of the whole batch; rounds: of this rank */
     enum tr_recompute recompute;
     bool fused;                          /* each parameter is updated inside backward */
     int64_t segment;                     /* tokens of the loss head at a time */
+    /* ranks: rows of each parameter dealt to them, size + 1 numbers each; sums of gradients, this rank's rows, within a step */
+    struct tr_comm *comm;
+    int64_t *first;
+    struct tr_tensor *sum;
+    double *figures;                     /* what ranks add up at the end of a step, see update.c */
+    bool stop;                           /* this rank was asked to stop */
     /* progress: words of a snapshot */
     uint64_t step, tokens_seen;
 };
@@ -49,7 +58,7 @@ int job_parameters(struct job *j, const char *snapshot);
 int job_visit(void *job, struct tr_visitor *v);
 
 /* One optimizer step over the next batch; *loss is the mean over its counted tokens. grad_norm before clipping. */
-struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; };
+struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool stop; /* any rank was asked to stop */ };
 int job_step(struct job *j, struct step_result *out);
 /* Mean loss over the validation data. */
 int job_evaluate(struct job *j, double *loss, int64_t *counted);

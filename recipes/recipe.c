@@ -34,7 +34,7 @@ static const struct tr_option train_options[] = {
     { "steps", TR_OPT_INT, AT(train.steps), "0", 0, BIG, NULL, "optimizer steps; 0 = by epochs" },
     { "epochs", TR_OPT_REAL, AT(train.epochs), "0", 0, 1e9, NULL, "passes over the data; 0 = by steps (1 when both are 0)" },
     { "batch", TR_OPT_INT, AT(train.batch), "8", 1, 1 << 24, NULL, "sequences per optimizer step over all ranks" },
-    { "micro_batch", TR_OPT_INT, AT(train.micro_batch), "0", 0, 1 << 24, NULL, "sequences at a time; divides batch; 0 = the whole batch" },
+    { "micro_batch", TR_OPT_INT, AT(train.micro_batch), "0", 0, 1 << 24, NULL, "sequences at a time; divides batch; 0 = all that a rank has of the batch" },
     { "seed", TR_OPT_INT, AT(train.seed), "1", 0, BIG, NULL, "of initial weights, shuffling and every draw" },
     { "lr", TR_OPT_REAL, AT(train.lr), "1e-4", 0, 1e6, NULL, "learning rate after warm-up" },
     { "schedule", TR_OPT_CHOICE, AT(train.schedule), "cosine", 0, 0, "constant|linear|cosine|wsd", "how it falls to min_lr; wsd = constant, then linear over the last fifth" },
@@ -59,6 +59,7 @@ static const struct tr_option parallel_options[] = {
     { "data", TR_OPT_INT, AT(parallel.data), "1", 1, 1 << 20, NULL, "ranks that share the batch" },
     { "pipeline", TR_OPT_INT, AT(parallel.pipeline), "1", 1, 4096, NULL, "ranks that share the layers" },
     { "zero", TR_OPT_INT, AT(parallel.zero), "0", 0, 3, NULL, "ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too" },
+    { "timeout", TR_OPT_REAL, AT(parallel.timeout), "120", 1, 1e6, NULL, "seconds that a rank waits for another before the run ends" },
     { "schedule", TR_OPT_CHOICE, AT(parallel.schedule), "1f1b", 0, 0, "1f1b|interleaved|zero-bubble|v-half", "order of the pipeline's passes" },
     { "vocabulary", TR_OPT_CHOICE, AT(parallel.vocabulary), "none", 0, 0, "none|alg1|alg2", "vocabulary parallelism over the pipeline" },
     { "backend", TR_OPT_CHOICE, AT(parallel.backend), "auto", 0, 0, "auto|mpi|nccl", "what moves bytes between ranks" },
@@ -189,7 +190,7 @@ static int check(struct recipe *r)
     if (r->model.path[0] && r->model.hidden) return tr_fail(TR_EINPUT, "model.path and model.hidden are both set (%s): a model that is read has its own shape; remove one of them", p);
     if (r->train.steps > 0 && r->train.epochs > 0) return tr_fail(TR_EINPUT, "train.steps and train.epochs are both set (%s): remove one of them", p);
     if (r->train.steps == 0 && r->train.epochs == 0) r->train.epochs = 1;
-    if (r->train.micro_batch == 0) r->train.micro_batch = r->train.batch;
+    if (r->train.micro_batch == 0) r->train.micro_batch = r->train.batch % r->parallel.data ? r->train.batch : r->train.batch / r->parallel.data;
     if (r->train.batch % r->train.micro_batch)
         return tr_fail(TR_EINPUT, "train.batch = %" PRId64 " (%s): train.micro_batch = %" PRId64 " does not divide it", r->train.batch, p, r->train.micro_batch);
     if (r->train.min_lr > r->train.lr) return tr_fail(TR_EINPUT, "train.min_lr = %g (%s): it is above train.lr = %g", r->train.min_lr, p, r->train.lr);

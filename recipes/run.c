@@ -1,9 +1,11 @@
 /* `train run`: the training loop with its evaluation, snapshots, records and stops. */
 #include "checkpoint/checkpoint.h"
+#include "libtrain/base/crc.h"
 #include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "parallel/mpi.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
 #include "recipes/metrics.h"
@@ -32,8 +34,13 @@ struct running {
     struct tensorboard *board;   /* NULL unless run.tensorboard */
     struct progress *progress;
     struct tr_buf config;        /* the resolved recipe */
+    bool writes;                 /* rank 0: the run folder is its */
+    bool stop;                   /* some rank was asked to */
     int64_t saved, first;        /* step of the newest snapshot of this run; step that it began after */
 };
+
+static int skip_tensor(void *self, const char *name, struct tr_tensor *t) { return TR_OK; }
+static int skip_words(void *self, const char *name, uint64_t *words, int64_t count) { return TR_OK; }
 
 static int save(struct running *s, double *seconds)
 {
@@ -41,7 +48,10 @@ static int save(struct running *s, double *seconds)
     int64_t step = (int64_t)s->j.step;
     if (s->saved == step) return TR_OK;
     double t = tr_now();
-    TR_TRY(ckpt_save(r->run.dir, step, job_visit, &s->j, s->config.data, r->checkpoint.keep, r->checkpoint.compress));
+    s->j.comm->doing = "a snapshot";
+    /* Rank 0 writes what every rank lists: state that ranks share is gathered as it is listed. */
+    if (s->j.comm->rank > 0) TR_TRY(job_visit(&s->j, &(struct tr_visitor){ NULL, skip_tensor, skip_words }));
+    else TR_TRY(ckpt_save(r->run.dir, step, job_visit, &s->j, s->config.data, r->checkpoint.keep, r->checkpoint.compress));
     s->saved = step;
     *seconds += tr_now() - t;
     return TR_OK;
@@ -50,8 +60,14 @@ static int save(struct running *s, double *seconds)
 /* Refuses what is not built yet, before anything is allocated. */
 static int check_supported(const struct recipe *r)
 {
-    if (r->parallel.data > 1 || r->parallel.pipeline > 1 || r->parallel.zero > 0)
-        return tr_fail(TR_EINPUT, "[parallel] asks for several ranks (%s): this version trains on one; remove parallel.data, parallel.pipeline and parallel.zero", r->path);
+    struct tr_comm *c;
+    TR_TRY(par_world(&c));
+    int64_t asked = r->parallel.data * r->parallel.pipeline;
+    if (asked != c->size)
+        return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
+                       c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
+    if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
+    if (r->parallel.zero > 2) return tr_fail(TR_EINPUT, "parallel.zero = 3 (%s): this version shards state and gradients, not weights; set parallel.zero = 2", r->path);
     if (r->memory.offload != RECIPE_OFFLOAD_NONE)
         return tr_fail(TR_EINPUT, "memory.offload (%s): this version keeps everything in memory; set memory.offload = none", r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
@@ -80,6 +96,16 @@ done:
     return rc;
 }
 
+/* Every rank must have been given the same. */
+static int same_recipe(struct running *s)
+{
+    uint64_t mine = tr_crc32c(0, s->config.data, s->config.size), first = mine;
+    s->j.comm->doing = "start";
+    TR_TRY(tr_comm_words(s->j.comm, &first, 1, 0));
+    if (first == mine) return TR_OK;
+    return tr_fail(TR_EINPUT, "rank %d has another recipe than rank 0 (%s): start every rank with the same file and settings", s->j.comm->rank, s->j.r->path);
+}
+
 static int start(struct running *s, struct recipe *r, const char *resume)
 {
     struct job *j = &s->j;
@@ -91,6 +117,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     if (resume && !resume[0]) TR_TRY(ckpt_newest(&path, &step, r->run.dir));
     else if (resume) TR_TRY(tr_strdup(&path, resume));
     TR_GO(job_open(j, r));
+    s->writes = j->comm->rank == 0;
     TR_GO(job_tokenizer(j, false));
     TR_GO(job_data(j, true));
     TR_GO(forecast_fit(j, &f));
@@ -102,10 +129,13 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
     tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);
-    TR_GO(tr_mkdirs(r->run.dir));
-    if (!path) TR_GO(set_aside(r->run.dir));
     TR_GO(recipe_print(r, &s->config));
-    TR_GO(recipe_write_config(r));
+    TR_GO(same_recipe(s));
+    if (s->writes) {
+        TR_GO(tr_mkdirs(r->run.dir));
+        if (!path) TR_GO(set_aside(r->run.dir));
+        TR_GO(recipe_write_config(r));
+    }
     TR_GO(job_net(j, path == NULL));
     TR_GO(job_training(j));
     job_forget_files(j);
@@ -115,10 +145,11 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         tr_info("resumed at step %" PRIu64 " from %s", j->step, path);
     } else s->saved = -1;
     s->first = (int64_t)j->step;
+    tr_mem_reset_peak();
+    if (!s->writes) goto done;
     TR_GO(metrics_open(&s->metrics, r->run.dir, (int64_t)j->step));
     if (r->run.tensorboard) TR_GO(tensorboard_open(&s->board, r->run.dir, (int64_t)j->step));
     TR_GO(progress_new(&s->progress, j->steps, (int64_t)j->step, r->train.log_every));
-    tr_mem_reset_peak();
 done:
     free(path);
     return rc;
@@ -131,7 +162,8 @@ static int one_step(struct running *s)
     struct step_result result;
     double t = tr_now(), block = 0;
     struct trace *trace = NULL; /* the second step of a run, when everything is in place */
-    if ((int64_t)j->step == s->first + 1) TR_TRY(trace_begin(&trace));
+    j->stop = stop_asked;
+    if (s->writes && (int64_t)j->step == s->first + 1) TR_TRY(trace_begin(&trace));
     int rc = job_step(j, &result);
     if (rc == TR_OK && trace) rc = trace_end(trace, r->run.dir);
     else trace_free(trace);
@@ -140,13 +172,15 @@ static int one_step(struct running *s)
     int64_t step = (int64_t)j->step;
     struct metrics_row row = { .step = step, .loss = result.loss, .lr = result.lr, .grad_norm = result.grad_norm, .tokens = (int64_t)j->tokens_seen,
                                .tokens_per_s = (double)result.tokens / t, .step_s = t, .valid_loss = NAN };
-    bool last = step == j->steps, stop = step == r->train.stop_at || stop_asked;
+    s->stop = j->comm->size > 1 ? result.stop : stop_asked; /* ranks stop together, at the step whose sums carried the wish */
+    bool last = step == j->steps, stop = step == r->train.stop_at || s->stop;
     if (j->valid && (last || (r->train.eval_every > 0 && step % r->train.eval_every == 0))) {
         int64_t counted;
         TR_TRY(job_evaluate(j, &row.valid_loss, &counted));
     }
     bool due = r->checkpoint.every > 0 && (step % r->checkpoint.every == 0 || last);
     if (due || stop || last) TR_TRY(r->checkpoint.every > 0 || stop ? save(s, &block) : TR_OK);
+    if (!s->writes) return TR_OK;
     row.checkpoint_block_s = block;
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
@@ -167,12 +201,12 @@ int recipe_run(struct recipe *r, const char *resume)
     bool stopped = false;
     while ((int64_t)s.j.step < s.j.steps && !stopped) {
         TR_GO(one_step(&s));
-        stopped = stop_asked || ((int64_t)s.j.step == r->train.stop_at && (int64_t)s.j.step < s.j.steps);
+        stopped = s.stop || ((int64_t)s.j.step == r->train.stop_at && (int64_t)s.j.step < s.j.steps);
     }
-    progress_end(s.progress);
-    TR_GO(report_write(r->run.dir, r->run.name, s.config.data));
+    if (s.writes) progress_end(s.progress);
+    if (s.writes) TR_GO(report_write(r->run.dir, r->run.name, s.config.data));
     tr_info("%s after step %" PRIu64 "; report: %s/report.html", stopped ? "stopped" : "done", s.j.step, r->run.dir);
-    if (stop_asked && (int64_t)s.j.step < s.j.steps) {
+    if (s.stop && (int64_t)s.j.step < s.j.steps) {
         rc = tr_fail(TR_ESTOPPED, "stopped on request (step %" PRIu64 "): the snapshot is complete; continue with `train run %s --resume`", s.j.step, r->path);
     }
 done:

@@ -1,49 +1,13 @@
-/* One optimizer step: micro-batches through forward and backward, the global norm, the updates. */
+/* One optimizer step: micro-batches through forward and backward; what becomes of gradients is in update.c. */
+#include "libtrain/base/buf.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
-#include "recipes/job.h"
+#include "recipes/update.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-
-struct update { struct job *j; double lr, scale, squares; int64_t step; };
-
-/* The sink: checks, measures and applies one finished gradient. */
-static int on_grad(void *self, struct tr_param *p, struct tr_tensor *grad)
-{
-    struct update *u = self;
-    enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
-    if (u->j->fused) {
-        double squares = tr_kernels()->sum_squares(grad);
-        if (!isfinite(squares))
-            return tr_fail(TR_EFAIL, "gradient of '%s' (step %" PRId64 "): it is not finite; the newest snapshot is whole: resume from it with a lower train.lr", p->name, u->step);
-        u->squares += squares;
-    } else if (u->scale != 1) tr_kernels()->scale(grad, (float)u->scale);
-    TR_TRY(opt_update(u->j->opt, p, grad, u->lr, u->step, NULL));
-    tr_part_enter(part);
-    return TR_OK;
-}
-
-static int add_squares(void *self, struct tr_weight *w)
-{
-    struct update *u = self;
-    if (!w->grad.data) return TR_OK;
-    for (int i = 0; i < w->n; i++) {
-        struct tr_tensor g = tr_weight_grad(w, i);
-        double squares = tr_kernels()->sum_squares(&g);
-        if (!isfinite(squares))
-            return tr_fail(TR_EFAIL, "gradient of '%s' (step %" PRId64 "): it is not finite; the newest snapshot is whole: resume from it with a lower train.lr", w->param[i]->name, u->step);
-        u->squares += squares;
-    }
-    return TR_OK;
-}
-
-static int flush(void *self, struct tr_weight *w)
-{
-    struct update *u = self;
-    struct tr_sink sink = { u, on_grad };
-    return w->grad.data ? tr_weight_flush(w, &sink) : TR_OK;
-}
+#include <stdlib.h>
+#include <string.h>
 
 /* Where a loss that is not finite arose: the first layer whose output is not finite, told by running forward again. */
 static int blame(struct job *j, int64_t step, double loss)
@@ -59,62 +23,75 @@ static int blame(struct job *j, int64_t step, double loss)
     return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", %s): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, where);
 }
 
-int job_step(struct job *j, struct step_result *out)
+/* This rank's micro-batch of a round; all ranks walk over all of them. */
+static int next_share(struct tr_loader *l, const struct tr_comm *c, int64_t sequences, const struct tr_batch **b)
 {
-    const struct recipe *r = j->r;
-    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), tokens = 0, step = (int64_t)j->step + 1;
-    struct update u = { .j = j, .lr = job_lr(r, j->steps, (int64_t)j->step), .scale = 1, .step = step };
-    struct tr_sink sink = { &u, on_grad };
-    double total = 0;
-    for (int64_t m = 0; m < j->micro_batches; m++) {
-        const struct tr_batch *b;
-        tr_part_enter(TR_PART_DATA);
-        TR_TRY(tr_loader_next(j->loader, j->micro_batch, &b));
-        TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
-        tr_part_enter(TR_PART_OTHER);
-        double loss;
-        tr_tape_begin(j->tape, true, j->recompute);
-        /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
-        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, &loss));
-        if (!isfinite(loss)) return blame(j, step, loss);
-        total += loss;
-        tokens += b->n;
-        bool last = m == j->micro_batches - 1;
-        TR_TRY(tr_backward(j->tape, &sink, !(j->fused && last)));
-    }
-    if (!j->fused) {
-        tr_part_enter(TR_PART_OPTIMIZER);
-        TR_TRY(tr_net_weights(j->net, add_squares, &u));
-        double norm = sqrt(u.squares);
-        if (r->train.clip > 0 && norm > r->train.clip) u.scale = r->train.clip / (norm + 1e-6);
-        TR_TRY(tr_net_weights(j->net, flush, &u));
-        tr_part_enter(TR_PART_OTHER);
-    }
-    j->step++;
-    j->tokens_seen += (uint64_t)tokens;
-    *out = (struct step_result){ .loss = total / (double)counted, .grad_norm = sqrt(u.squares), .lr = u.lr, .tokens = tokens, .counted = counted };
+    tr_loader_skip(l, c->rank * sequences);
+    TR_TRY(tr_loader_next(l, sequences, b));
+    tr_loader_skip(l, (c->size - 1 - c->rank) * sequences);
     return TR_OK;
 }
 
+int job_step(struct job *j, struct step_result *out)
+{
+    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), tokens = 0, step = (int64_t)j->step + 1;
+    struct update u = { .j = j, .lr = job_lr(j->r, j->steps, (int64_t)j->step), .scale = 1, .step = step };
+    struct tr_sink sink = { &u, update_gradient };
+    double total = 0, norm, *losses = update_losses(j), *sums = losses + j->micro_batches;
+    memset(losses, 0, (size_t)j->micro_batches * sizeof *losses);
+    j->comm->doing = "a step";
+    for (; u.round < j->rounds; u.round++) {
+        const struct tr_batch *b;
+        tr_part_enter(TR_PART_DATA);
+        TR_TRY(next_share(j->loader, j->comm, j->micro_batch, &b));
+        TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
+        tr_part_enter(TR_PART_OTHER);
+        double *loss = &losses[u.round * j->comm->size + j->comm->rank];
+        tr_tape_begin(j->tape, true, j->recompute);
+        /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
+        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, loss));
+        if (!isfinite(*loss)) return blame(j, step, *loss);
+        tokens += b->n;
+        TR_TRY(tr_backward(j->tape, &sink, update_keeps(j)));
+    }
+    sums[0] = (double)tokens;
+    sums[1] = j->stop;
+    TR_TRY(update_finish(&u, &norm));
+    for (int64_t m = 0; m < j->micro_batches; m++) total += losses[m];
+    j->step++;
+    j->tokens_seen += (uint64_t)sums[0];
+    *out = (struct step_result){ .loss = total / (double)counted, .grad_norm = norm, .lr = u.lr, .tokens = (int64_t)sums[0], .counted = counted, .stop = sums[1] > 0 };
+    return TR_OK;
+}
+
+/* Micro-batches are dealt to ranks; their sums are added in order, so that every rank count gives the same bits. */
 int job_evaluate(struct job *j, double *loss, int64_t *counted)
 {
     struct tr_loader *l = j->valid_loader;
-    int64_t left = tr_loader_sequences(l);
-    double total = 0;
-    *counted = 0;
-    while (left > 0) {
+    int64_t all = tr_loader_sequences(l), n = (all + j->micro_batch - 1) / j->micro_batch;
+    double *sums, total = 0;
+    int rc = TR_OK;
+    TR_TRY(tr_calloc(&sums, (size_t)n + 1, sizeof *sums));
+    j->comm->doing = "evaluation";
+    for (int64_t m = 0; m < n; m++) {
         const struct tr_batch *b;
-        double sum;
-        int64_t n = left < j->micro_batch ? left : j->micro_batch;
-        TR_TRY(tr_loader_next(l, n, &b));
-        TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
+        int64_t left = all - m * j->micro_batch, take = left < j->micro_batch ? left : j->micro_batch;
+        if (m % j->comm->size != j->comm->rank) {
+            tr_loader_skip(l, take);
+            continue;
+        }
+        TR_GO(tr_loader_next(l, take, &b));
+        TR_GO(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
         tr_tape_begin(j->tape, false, TR_KEEP);
-        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, &sum));
+        TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, &sums[m]));
         tr_tape_clear(j->tape);
-        total += sum;
-        *counted += j->feed.n_counted;
-        left -= n;
+        sums[n] += (double)j->feed.n_counted;
     }
+    TR_GO(tr_comm_sum(j->comm, sums, (size_t)n + 1));
+    for (int64_t m = 0; m < n; m++) total += sums[m];
+    *counted = (int64_t)sums[n];
     *loss = *counted ? total / (double)*counted : NAN;
-    return TR_OK;
+done:
+    free(sums);
+    return rc;
 }

@@ -1,4 +1,6 @@
+#include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
+#include "parallel/mpi.h"
 #include "recipes/replay.h"
 #include "tools/command.h"
 #include "train_config.h"
@@ -213,9 +215,17 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     signal(SIGXFSZ, SIG_IGN); /* a file above the limit is a failed write with its message, not a death */
-    int rc = dispatch(argc, argv);
+    struct tr_comm *ranks;
+    bool say;
+    int rc = par_world(&ranks);
+    tr_log_quiet(ranks->rank > 0);
+    if (rc == TR_OK) rc = dispatch(argc, argv);
     fflush(stdout);
-    if (rc == TR_ESTOPPED) fprintf(stderr, "train: %s\n", tr_message());
+    rc = par_end(rc, &say);
+    if (!say) {}
+    else if (rc == TR_ESTOPPED) fprintf(stderr, "train: %s\n", tr_message());
     else if (rc != TR_OK) fprintf(stderr, "train: error: %s\n", tr_message());
+    fflush(stderr);
+    par_close();
     return rc;
 }

@@ -38,13 +38,15 @@ int tr_dataset_example(const struct tr_dataset *d, int64_t i, const int32_t **id
 
 struct tr_loader;                    /* a walk over a dataset, in an order that depends on seed and epoch alone */
 
-/* Sequences of a global batch are dealt to ranks; rank r of n gets its share of each batch. */
+/* The walk is the same on every rank; each takes its share and skips the others'. */
 int tr_loader_new(struct tr_loader **out, const struct tr_dataset *d, const struct tr_data_config *c, uint64_t seed, bool shuffle);
 void tr_loader_free(struct tr_loader *l);
 int64_t tr_loader_sequences(const struct tr_loader *l);      /* per epoch */
 /* The next `sequences` sequences of the walk, as one micro-batch (borrowed until the next call; storage is made for the
  * largest at tr_loader_new). Wraps into the next epoch. counted may be 0 never: such sequences do not exist. */
 int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch **out);
+/* Passes over the next `sequences` sequences: another rank's share. */
+void tr_loader_skip(struct tr_loader *l, int64_t sequences);
 /* Counted tokens of the next `sequences` sequences without consuming them. */
 int64_t tr_loader_peek_counted(const struct tr_loader *l, int64_t sequences);
 /* Largest number of tokens that `sequences` sequences can have. */

@@ -178,6 +178,11 @@ int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch
     return TR_OK;
 }
 
+void tr_loader_skip(struct tr_loader *l, int64_t sequences)
+{
+    for (int64_t i = 0; i < sequences; i++) advance(l, &l->epoch, &l->index);
+}
+
 int tr_loader_visit(struct tr_loader *l, struct tr_visitor *v)
 {
     uint64_t w[3] = { l->epoch, (uint64_t)l->index, l->d->hash };

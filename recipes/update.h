@@ -1,0 +1,22 @@
+/* From a finished gradient to new weights, on one rank or many.
+ *
+ * Sums do not depend on the number of ranks: micro-batch m of the whole batch belongs to rank m % ranks in round m / ranks.
+ * Each round's gradients are exchanged whole, the owner of a row adds them in the order of micro-batches, one after another,
+ * as one rank would. It costs an exchange a round, and no memory: a rank keeps sums of its own rows only. */
+#ifndef RECIPE_UPDATE_H
+#define RECIPE_UPDATE_H
+#include "recipes/job.h"
+
+struct update { struct job *j; double lr, scale; int64_t step, round; };
+
+/* Whether gradients stay in the weights until update_finish: a single one of a single rank that is not used at once. */
+bool update_keeps(const struct job *j);
+/* The sink of backward. */
+int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad);
+/* After the last round: the norm before clipping, and what was not used inside backward. Adds up j->figures over ranks: the
+ * squares of the gradients, then the sum of losses of each micro-batch, then two numbers of the caller. */
+int update_finish(struct update *u, double *norm);
+/* The figures behind the squares. */
+double *update_losses(struct job *j);
+
+#endif

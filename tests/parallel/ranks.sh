@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Runs of several ranks on this machine: the losses of one rank, snapshots that do not know the layout, and what goes wrong
+# said once, by rank 0, with the exit code of the program.
+#   ranks.sh TRAIN      Without mpirun it says so and passes over everything.
+set -uo pipefail
+train=$(realpath "$1")
+command -v mpirun >/dev/null || { echo "mpirun is not there: runs of several ranks are not tested"; exit 77; }
+work=$(mktemp -d "${TMPDIR:-/tmp}/train-ranks-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0   # MPI itself leaks
+good=0 bad=0
+pass() { good=$((good + 1)); echo "[       OK ] $1"; }
+flunk() {
+    bad=$((bad + 1))
+    echo "[  FAILED  ] ${1// /_}"
+    echo "ERROR: $1: $2"
+    [ -s err ] && grep -v '^--' err | tail -n 4 | sed 's/^/    /'
+}
+expect() { if [ "$2" = "$3" ]; then pass "$1"; else flunk "$1" "$2, not $3"; fi; }
+
+as_root=()
+[ "$(id -u)" = 0 ] && as_root=(--allow-run-as-root)
+ranks() { # ranks N ARGUMENTS...
+    local n=$1
+    shift
+    timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n "$n" "$train" "$@" >out 2>err
+}
+losses() { sed -E 's/.*"loss":([^,]*),.*"grad_norm":([^,]*),.*/\1 \2/' "$1/metrics.jsonl"; }
+refused() { # refused NAME CODE PATTERN N ARGUMENTS...: one line of error in all
+    local name=$1 code=$2 pattern=$3 got
+    shift 3
+    ranks "$@"
+    got=$?
+    [ $got = "$code" ] || { flunk "$name" "exit code $got, not $code"; return; }
+    [ "$(grep -c '^train: error: ' err)" = 1 ] || { flunk "$name" "not exactly one line of error"; return; }
+    if grep '^train: error: ' err | grep -qE -- "$pattern"; then pass "$name"; else flunk "$name" "the error does not say '$pattern'"; fi
+}
+
+for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
+cat >a.ini <<INI
+[model]
+arch = llama
+hidden = 32
+layers = 2
+heads = 4
+kv_heads = 2
+intermediate = 64
+vocab = 257
+context = 64
+tokenizer = bytes
+dtype = f32
+[data]
+train = text.txt
+valid = text.txt
+sequence = 48
+[train]
+steps = 4
+batch = 8
+micro_batch = 2
+lr = 1e-3
+clip = 0.5
+seed = 3
+eval_every = 2
+[checkpoint]
+every = 2
+keep = 5
+INI
+
+for o in adamw apollo sgd; do
+    "$train" run a.ini --set optimizer.name=$o --set run.dir=$o >out 2>err || flunk "$o on one rank" "it failed"
+    losses $o >want
+    for layout in 2/0 2/1 2/2 4/0 4/2; do
+        n=${layout%/*} zero=${layout#*/}
+        ranks "$n" run a.ini --set optimizer.name=$o --set "parallel.data=$n" --set "parallel.zero=$zero" --set "run.dir=$o-$n-$zero"
+        expect "$o on $n ranks, stage $zero: exit code" $? 0
+        expect "$o on $n ranks, stage $zero: losses and norms" "$(losses $o-$n-$zero)" "$(cat want)"
+    done
+done
+
+# Two ranks at stage 2, four at stage 1, then one; beside it one rank all the way, with the same names in another folder, so
+# that the last snapshots must be the same file.
+mkdir plain mixed
+inside() { (cd "$1" && shift && "$@"); }
+common=(run ../a.ini --set run.dir=run --set data.train=../text.txt --set data.valid=../text.txt --set optimizer.name=apollo)
+inside plain "$train" "${common[@]}" >out 2>err
+inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=2 --set train.stop_at=1
+inside mixed ranks 4 "${common[@]}" --set parallel.data=4 --set parallel.zero=1 --set train.stop_at=3 --resume
+inside mixed "$train" "${common[@]}" --resume >out 2>err
+expect "a run moved between layouts: losses" "$(losses mixed/run)" "$(losses apollo)"
+if cmp -s {plain,mixed}/run/snapshots/step-00000004.h5; then pass "a run moved between layouts: the last snapshot"; else flunk "a run moved between layouts: the last snapshot" "it differs"; fi
+
+refused "ranks and grid differ" 2 "2 ranks for parallel.data x parallel.pipeline = 1 x 1 = 1" 2 run a.ini
+refused "a batch that cannot be dealt" 2 "4 micro-batches cannot be dealt evenly to 3 ranks" 3 run a.ini --set parallel.data=3
+refused "no recipe" 2 "cannot read 'none.ini'" 2 run none.ini
+refused "different recipes" 2 "rank 1 has another recipe than rank 0" 1 run a.ini --set parallel.data=2 : -n 1 "$train" run a.ini --set parallel.data=2 --set train.lr=2e-3
+refused "a file that one rank lacks" 2 "cannot read 'none.ini'" 1 run a.ini --set parallel.data=2 : -n 1 "$train" run none.ini --set parallel.data=2
+"$train" run a.ini --set parallel.data=2 >out 2>err
+expect "a grid without mpirun" "$?" 2
+
+# A rank that stalls: found in the time given, and named.
+timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n 2 bash -c 'echo $$ >pid-$OMPI_COMM_WORLD_RANK; exec "$0" "$@"' \
+    "$train" run a.ini --set run.dir=stall --set parallel.data=2 --set parallel.timeout=3 --set train.steps=1000000 --set checkpoint.every=0 >out 2>err &
+mpi=$!
+for _ in $(seq 300); do [ -s stall/metrics.jsonl ] && break; sleep 0.1; done
+kill -STOP "$(cat pid-1)"
+wait $mpi
+expect "a stalled rank: exit code" $? 1
+kill -CONT "$(cat pid-1)" 2>/dev/null
+if grep -q "rank 0 waited 3 s for rank 1 " err; then pass "a stalled rank is named"; else flunk "a stalled rank is named" "no such line"; fi
+
+echo "[  PASSED  ] $good test(s)."
+[ $bad = 0 ] || { echo "[  FAILED  ] $bad test(s), listed above"; exit 1; }
