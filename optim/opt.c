@@ -190,7 +190,7 @@ int opt_print(const struct opt_entry *e, size_t n, struct tr_buf *out)
 
 /* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
 struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
-struct opt { struct settings all; struct item *item; int64_t n; uint64_t seed; struct tr_comm *comm; };
+struct opt { struct settings all; struct item *item; int64_t n; uint64_t seed; double tokens; struct tr_comm *comm; };
 
 static bool matches(const char *patterns, const char *name)
 {
@@ -277,6 +277,7 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
     TR_TRY(tr_calloc(&o, 1, sizeof *o));
     int rc;
     o->seed = setup->seed;
+    o->tokens = setup->tokens;
     TR_GO(settings_build(&o->all, setup->entry, setup->n, setup->path));
     TR_GO(tr_calloc(&o->item, (size_t)n, sizeof *o->item));
     for (int64_t i = 0; i < n; i++) {
@@ -430,8 +431,22 @@ void opt_free(struct opt *o)
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .given = given };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
     return it->state ? it->kind->update(it->config, it->state, &s) : TR_OK;
+}
+
+int64_t opt_probe_every(const struct opt *o)
+{
+    for (int64_t i = 0; i < o->n; i++)
+        if (o->item[i].state && o->item[i].kind->probe_every) return o->item[i].kind->probe_every(o->item[i].config);
+    return 0;
+}
+
+int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step)
+{
+    struct item *it = &o->item[p->index];
+    struct opt_step s = { .p = p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens };
+    return it->state && it->kind->curvature ? it->kind->curvature(it->config, it->state, &s) : TR_OK;
 }
 
 size_t opt_state_bytes(const struct opt *o)

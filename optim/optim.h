@@ -29,6 +29,7 @@ struct opt_step {
     double lr;
     int64_t t;            /* number of this update, from 1 */
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
+    double tokens;        /* of a full step */
     const struct opt_given *given;  /* NULL: make draws and decompositions yourself */
 };
 
@@ -46,6 +47,10 @@ struct opt_kind {
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);
+    /* A rule that needs the curvature: every so many steps, after the update, the gradient against labels that the model
+     * drew is handed over too. Both NULL for others. */
+    int64_t (*probe_every)(const void *config);
+    int (*curvature)(const void *config, void *state, const struct opt_step *s);
     int (*visit)(void *state, struct opt_lister *l);
     /* Bytes of state for an [m,n] matrix (m = 1: a vector), exactly those that init allocates. */
     size_t (*bytes)(const void *config, int64_t m, int64_t n);
@@ -68,6 +73,7 @@ struct opt;
 struct opt_share { size_t bytes; int64_t rows; bool by_rows; const int64_t *first; };
 struct opt_setup {
     const struct opt_entry *entry; size_t n; const char *path; uint64_t seed;
+    double tokens;                   /* of a full step */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void *self;
@@ -79,6 +85,9 @@ void opt_free(struct opt *o);
 /* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
  * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
+/* Steps between curvature probes; 0: none is needed. And what a probe found for one parameter. */
+int64_t opt_probe_every(const struct opt *o);
+int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step);
 /* Lists all state, whole on every rank and whatever the layout (collective where ranks share): tensors "optimizer/NAME/FIELD", numbers likewise. */
 int opt_visit(struct opt *o, struct tr_visitor *v);
 /* Sum of the kinds' formulas over all parameters. */

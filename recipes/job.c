@@ -189,7 +189,8 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
 int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
-    struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed };
+    struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed,
+                               .tokens = (double)tr_loader_max_tokens(j->loader, j->batch) };
     size_t n = (size_t)j->net->n_params;
     TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
@@ -200,6 +201,8 @@ int job_training(struct job *j)
         setup.self = j;
     } else TR_TRY(deal_rows(j));
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
+    if (j->comm->size > 1 && opt_probe_every(j->opt))
+        return tr_fail(TR_EINPUT, "optimizer.name (%s): its curvature probe works on one rank in this version; choose another optimizer or run without mpirun", r->path);
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
     return job_feed(j, tokens);

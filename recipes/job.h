@@ -60,6 +60,8 @@ int job_visit(void *job, struct tr_visitor *v);
 /* One optimizer step over the next batch; *loss is the mean over its counted tokens. grad_norm before clipping. */
 struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool stop; /* any rank was asked to stop */ };
 int job_step(struct job *j, struct step_result *out);
+/* The curvature probe of an optimizer that needs one, on the last micro-batch. */
+int job_probe(struct job *j, int64_t step);
 /* Mean loss over the validation data. */
 int job_evaluate(struct job *j, double *loss, int64_t *counted);
 

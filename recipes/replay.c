@@ -192,12 +192,14 @@ static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64
     float *host = NULL;
     void *self[2] = { c, r };
     struct opt_given given = { self, get_given };
-    int rc;
+    enum tr_dtype type;
+    int ndim, rc;
+    int64_t dim[4];
     TR_GO(path_of(&from, p->name, "grad"));
     TR_GO(path_of(&to, p->name, "weight"));
     if (t == 0) {
-        int64_t dim[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
-        TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, dim, false));
+        int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
+        TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, all, false));
     }
     TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
     TR_GO(tr_tensor_arena(&grad, TR_GRADIENTS, TR_F32, p->value.ndim, p->value.dim, 0));
@@ -206,6 +208,19 @@ static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64
     TR_GO(opt_update(o, p, &grad, r->lr, t + 1, &given));
     tr_tensor_read(&p->value, host);
     TR_GO(tr_h5_write_rows(r->out, to, TR_F32, t, 1, host));
+    int64_t every = opt_probe_every(o);
+    if (every && (t + 1) % every == 0) {
+        free(from);
+        from = NULL;
+        TR_GO(path_of(&from, p->name, "hess_grad"));
+        TR_GO(tr_h5_info(r->in, from, &type, &ndim, dim));
+        bool fits = ndim == p->value.ndim + 1 && dim[0] > t / every;
+        for (int i = 1; i < ndim; i++) fits = fits && dim[i] == p->value.dim[i - 1];
+        if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): it must be [probes, the parameter's shape]", from, r->path));
+        TR_GO(tr_h5_read_rows(r->in, from, TR_F32, t / every, 1, host));
+        tr_tensor_write(&grad, host);
+        TR_GO(opt_curvature(o, p, &grad, t + 1));
+    }
 done:
     while (c->n_given > 0) tr_tensor_release(&c->given[--c->n_given]);
     tr_tensor_release(&grad);

@@ -54,6 +54,10 @@ struct tr_updates {
     void (*place)(struct tr_tensor *g, const struct tr_tensor *low, const struct tr_tensor *index, int axis, float factor);
     /* u = sign(step_m m + step_g u), m = keep_m m + keep_g u */
     void (*lion_direction)(struct tr_tensor *u, struct tr_tensor *m, const struct tr_sign *h);
+    /* g = sign(g) min(1, |g| / (scale h + eps)) */
+    void (*cut_step)(struct tr_tensor *g, const struct tr_tensor *h, float scale, float eps);
+    /* h = keep h + take g^2 */
+    void (*mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take);
 };
 
 /* In dry mode functions that do nothing. */

@@ -129,6 +129,31 @@ static void NAME(sign_scale)(struct tr_tensor *g, float factor)
     }
 }
 
+static void NAME(cut_step)(struct tr_tensor *g, const struct tr_tensor *h, float scale, float eps)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        load(u, h, r, c, n);
+        for (int64_t i = 0; i < n; i++) {
+            float y = fabsf(x[i]) / (scale * u[i] + eps);
+            x[i] = copysignf(y < 1 ? y : 1, x[i]) * (x[i] != 0);
+        }
+        store(g, r, c, n, x);
+    }
+}
+
+static void NAME(mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take)
+{
+    ROWS_IN_PARALLEL(h) CHUNKS(c, n, tr_cols(h)) {
+        float x[CHUNK], u[CHUNK];
+        load(x, g, r, c, n);
+        load(u, h, r, c, n);
+        for (int64_t i = 0; i < n; i++) u[i] = keep * u[i] + take * (x[i] * x[i]);
+        store(h, r, c, n, u);
+    }
+}
+
 /* Where element (r, c) of a selection lies in the matrix. */
 static inline int64_t selected(const struct tr_tensor *g, const int32_t *index, int axis, int64_t r, int64_t c)
 {

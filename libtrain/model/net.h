@@ -82,7 +82,7 @@ int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float 
 int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, int *layer);
 /* Final hidden states of the fed tokens (not recorded), after the final norm; cache may be NULL, else it grows by them. */
 int tr_net_hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_cache *cache, struct tr_value **h_NC);
-/* Logits f32 of rows [begin, begin+n) of h into host memory [n, vocab]. */
+/* Logits f32 of rows [begin, begin+n) of h into host memory [n, vocab]; NULL: they go nowhere (forecasts). */
 int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin, int64_t n, float *out);
 
 #endif

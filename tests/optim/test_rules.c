@@ -59,7 +59,7 @@ static void recorded_runs(void **state)
 {
     static const char *const files[] = { "sgd", "sgd_momentum", "signsgd_momentum", "adamw", "adamw_hf", "adamw8bit", "adafactor", "adafactor_relative", "lion", "lomo",
         "adalomo", "apollo", "apollo_mini", "apollo_no_limiter", "galore_adamw", "galore_full", "galore_adamw8bit", "frugal_columns_keep", "frugal_rows",
-        "frugal_randk", "frugal_svd", "frugal_lion_columns" };
+        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char want[600], is[600];
         snprintf(want, sizeof want, "%s/optim/reference/%s.h5", tests_folder, files[i]);
