@@ -24,6 +24,11 @@ static int print_row(FILE *f, const struct metrics_row *r)
     json_object_set_new(m, "peak", json_integer((json_int_t)r->memory.peak));
     json_object_set_new(m, "peak_rss", json_integer((json_int_t)r->peak_rss));
     json_object_set_new(o, "memory", m);
+    if (r->ranks > 1) {
+        json_object_set_new(o, "ranks", json_integer(r->ranks));
+        json_object_set_new(o, "sent", json_integer(r->sent));
+        json_object_set_new(o, "wait_s", json_real(r->wait_s));
+    }
     if (!isnan(r->valid_loss)) json_object_set_new(o, "valid_loss", json_real(r->valid_loss));
     int bad = json_dumpf(o, f, JSON_COMPACT) || fputc('\n', f) == EOF;
     json_decref(o);
@@ -46,6 +51,9 @@ static bool parse_row(struct metrics_row *r, const char *line, size_t n)
         *r = (struct metrics_row){ .step = (int64_t)real(o, "step", 0), .tokens = (int64_t)real(o, "tokens", 0), .loss = real(o, "loss", NAN), .lr = real(o, "lr", 0),
             .grad_norm = real(o, "grad_norm", 0), .tokens_per_s = real(o, "tokens_per_s", 0), .step_s = real(o, "step_s", 0),
             .checkpoint_block_s = real(o, "checkpoint_block_s", 0), .valid_loss = real(o, "valid_loss", NAN), .peak_rss = (size_t)real(m, "peak_rss", 0) };
+        r->ranks = (int)real(o, "ranks", 1);
+        r->sent = (int64_t)real(o, "sent", 0);
+        r->wait_s = real(o, "wait_s", 0);
         r->memory.peak = (size_t)real(m, "peak", 0);
         for (int c = 0; c < TR_CATEGORIES; c++) r->memory.now[c] = (size_t)real(m, tr_category_name((enum tr_category)c), 0);
     }

@@ -9,6 +9,9 @@ struct metrics_row {
     double valid_loss;                      /* NAN when not evaluated */
     struct tr_ledger memory;
     size_t peak_rss;
+    int ranks;                              /* the rest only where there are several */
+    int64_t sent;                           /* bytes that this rank sent in the step */
+    double wait_s;                          /* seconds that it waited for others */
 };
 
 struct metrics;

@@ -27,7 +27,15 @@ static double expected_speed(const struct job *j, double rate)
     return 0.83 * rate * (tokens / (tokens + 40)) / (head + blocks);
 }
 
-static void print_json(const struct forecast *f, double speed, bool fits)
+/* Bytes that a rank sends in a step: rows of others' gradients each round, then its rows of weights, or at stage 0 of sums. */
+static double traffic(const struct job *j)
+{
+    double n = (double)tr_shape_params(&j->shape), others = (double)(j->comm->size - 1) / j->comm->size;
+    double weight = j->r->model.dtype == RECIPE_BF16 ? 2 : j->r->model.dtype == RECIPE_INT8 ? 1 + 4.0 / TR_QUANT_GROUP : 4;
+    return others * n * (4 * (double)j->rounds + (j->r->parallel.zero ? weight : 4));
+}
+
+static void print_json(const struct job *j, const struct forecast *f, double speed, bool fits)
 {
     json_t *o = json_object(), *m = json_object();
     for (int c = 0; c < TR_CATEGORIES; c++) json_object_set_new(m, tr_category_name((enum tr_category)c), json_integer((json_int_t)f->ledger.at_peak[c]));
@@ -35,6 +43,8 @@ static void print_json(const struct forecast *f, double speed, bool fits)
     json_object_set_new(o, "peak_rss", json_integer(f->peak_rss));
     json_object_set_new(o, "memory", m);
     json_object_set_new(o, "tokens_per_s", json_real(speed));
+    json_object_set_new(o, "ranks", json_integer(j->comm->size));
+    json_object_set_new(o, "sent_per_step", json_integer((json_int_t)traffic(j)));
     json_object_set_new(o, "fits", json_boolean(fits));
     json_dumpf(o, stdout, JSON_REAL_PRECISION(6) | JSON_COMPACT);
     putchar('\n');
@@ -49,6 +59,10 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
     printf("%-15s %9.1f MB   (resident at most %.1f MB, libraries included)\n", "peak", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6);
     printf("%" PRId64 " parameters, %" PRId64 " steps of %" PRId64 " sequences (%" PRId64 " micro-batches), about %.0f tokens/s expected\n",
            tr_shape_params(&j->shape), j->steps, j->batch, j->micro_batches, speed);
+    if (j->comm->size > 1) {
+        double sent = traffic(j);
+        printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank 0 is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, sent / 1e6);
+    }
     if (j->r->memory.budget > 0) printf("%s memory.budget = %.2f GB\n", fits ? "fits" : "does not fit", (double)j->r->memory.budget / 1e9);
 }
 
@@ -71,7 +85,7 @@ static int print_search(struct job *j)
     size_t n = 0, shown = 0;
     int64_t budget = j->r->memory.budget;
     for (int64_t m = j->batch; m >= 1 && n + 3 <= sizeof all / sizeof *all; m--)
-        for (int k = TR_KEEP; k <= TR_BLOCK && j->batch % m == 0; k++) {
+        for (int k = TR_KEEP; k <= TR_BLOCK && j->batch % (m * j->comm->size) == 0; k++) {
             struct choice *c = &all[n];
             *c = (struct choice){ .micro_batch = m, .recompute = (enum tr_recompute)k };
             TR_TRY(job_resolve(j, m, c->recompute));
@@ -109,6 +123,9 @@ int recipe_plan(struct recipe *r, bool json, bool search)
     struct forecast f;
     int rc;
     TR_GO(job_open(&j, r));
+    /* Ranks that are not there: what rank 0 of them would need. */
+    struct tr_comm planned = { .kind = j.comm->kind, .size = (int)r->parallel.data, .local = 1, .doing = "" };
+    if (j.comm->size == 1) j.comm = &planned;
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));
     if (search) {
@@ -120,7 +137,7 @@ int recipe_plan(struct recipe *r, bool json, bool search)
     char why[1024];
     snprintf(why, sizeof why, "%s", fit ? tr_message() : "");
     double speed = expected_speed(&j, matmul_rate(&j));
-    if (json) print_json(&f, speed, fit == TR_OK);
+    if (json) print_json(&j, &f, speed, fit == TR_OK);
     else print_table(&j, &f, speed, fit == TR_OK);
     rc = fit ? tr_fail(fit, "%s", why) : TR_OK;
 done:
