@@ -131,10 +131,21 @@ const struct tr_kernels *tr_kernels(void)
 void tr_set_threads(int n)
 {
     if (n > 0) omp_set_num_threads(n);
-#if HAVE_BLAS
-    openblas_set_num_threads(1); /* products are cut into tiles by us; see gemm/ */
-#endif
 }
+
+/* OpenBLAS built for OpenMP takes its number of threads from OpenMP, and its setter changes OpenMP's own; built for
+ * pthreads it keeps a number of its own. */
+int tr_blas_begin(void)
+{
+    int threads = omp_get_max_threads();
+#if HAVE_BLAS
+    openblas_set_num_threads(1);
+#endif
+    omp_set_num_threads(1);
+    return threads;
+}
+
+void tr_blas_end(int threads) { omp_set_num_threads(threads); }
 
 int tr_threads(void) { return omp_get_max_threads(); }
 

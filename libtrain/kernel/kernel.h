@@ -94,9 +94,14 @@ const struct tr_kernels *tr_kernels(void);
 /* Tables by name, NULL where the CPU cannot run it: "ref", "avx2", "avx512", "dry". For tests and benchmarks. */
 const struct tr_kernels *tr_kernels_named(const char *name);
 
-/* Sets the number of threads of all kernels and of the matmul libraries (1 or more). */
+/* Sets the number of threads of all kernels and of the matmul libraries (1 or more; 0 leaves it). */
 void tr_set_threads(int n);
 int tr_threads(void);
+
+/* Calls of BLAS and LAPACK stand between these two, where each must run on one thread lest its bits depend on their
+ * number: begin returns the number of threads, which end sets again. */
+int tr_blas_begin(void);
+void tr_blas_end(int threads);
 
 /* CPU features that decide, under the limit of DNNL_MAX_CPU_ISA. */
 struct tr_cpu { bool avx2, avx512, avx512_bf16, amx_bf16; };

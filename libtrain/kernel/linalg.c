@@ -1,6 +1,7 @@
 #include "libtrain/kernel/linalg.h"
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/kernel.h"
 #include "train_config.h"
 #include <math.h>
 #include <string.h>
@@ -105,7 +106,7 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
     for (int i = 0; i < 6 && rc == TR_OK; i++) rc = tr_arena_alloc(&mem[i], size[i], TR_WORKSPACE);
     if (rc == TR_OK && !tr_mem_is_dry()) {
         double *a = mem[0], *z = mem[4], trace = 0;
-        openblas_set_num_threads(1);
+        int threads = tr_blas_begin();
         gram(a, mem[1], g, rows);
         for (int64_t i = 0; i < s; i++) trace += a[i * s + i];
         if (!isfinite(trace) || trace <= 0) {
@@ -116,6 +117,7 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
             if (rc == TR_OK && rows == right) other_side(mem[5], z, g, rows, r, l);
             if (rc == TR_OK) put(p, rows == right ? mem[5] : z, right, r, l, old);
         }
+        tr_blas_end(threads);
     }
     for (int i = 6; i-- > 0;) tr_arena_free(mem[i], TR_WORKSPACE);
     return rc;

@@ -1,5 +1,6 @@
 /* Singular vectors: orthonormal, eigenvectors of the Gram matrix, in order, with their signs; also of poor matrices. */
 #include "tests/support/support.h"
+#include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/linalg.h"
 #include "train_config.h"
 #include <math.h>
@@ -97,10 +98,33 @@ static void nothing_to_decompose(void **state)
     }
 }
 
+/* OpenBLAS's number of threads is not ours: a call of LAPACK or BLAS leaves what was set, and its bits do not depend on it. */
+static void threads_stay(void **state)
+{
+    int before = tr_threads();
+    float data[LARGEST * (LARGEST + GAP)], x[2][LARGEST * LARGEST];
+    struct tr_tensor g = matrix(data, 40, 30, 30, 1);
+    for (int t = 0; t < 2; t++) {
+        struct tr_tensor p = tr_tensor_view(x[t], TR_F32, TR_DIMS(10, 30));
+        tr_set_threads(t ? 3 : 1);
+        tr_set_threads(0);
+        assert_int_equal(tr_threads(), t ? 3 : 1);
+        assert_ok(tr_singular_vectors(&p, &g, true, NULL));
+        assert_int_equal(tr_threads(), t ? 3 : 1);
+        int inside = tr_blas_begin();
+        assert_int_equal(inside, t ? 3 : 1);
+        assert_int_equal(tr_threads(), 1);
+        tr_blas_end(inside);
+        assert_int_equal(tr_threads(), t ? 3 : 1);
+    }
+    assert_memory_equal(x[0], x[1], 10 * 30 * sizeof(float));
+    tr_set_threads(before);
+}
+
 int main(int argc, char **argv)
 {
 #if HAVE_BLAS
-    const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(nothing_to_decompose) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(nothing_to_decompose), cmocka_unit_test(threads_stay) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #else
     return 77; /* this build has no LAPACK */

@@ -2,6 +2,7 @@
  * cut the work depends on the number of threads, and with it the bits would. */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/impl.h"
+#include "libtrain/kernel/kernel.h"
 #include "train_config.h"
 #if HAVE_BLAS
 #include <cblas.h>
@@ -25,7 +26,7 @@ static const float *at(const struct tr_operand *o, int64_t row, int64_t col)
 static int run(const struct tr_product *p, bool dry)
 {
     if (dry) return TR_OK;
-    openblas_set_num_threads(1);
+    tr_blas_end(tr_blas_begin()); /* the tiles have OpenMP's threads, each call its own alone */
     int64_t tiles_m = (p->m + TILE_M - 1) / TILE_M, tiles_n = (p->n + TILE_N - 1) / TILE_N;
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tiles_m * tiles_n; t++) {
