@@ -20,6 +20,7 @@ static void setup(void)
     if (done) return;
     done = true;
     setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0); /* some network folders have no locks; files here are written once */
+    H5dont_atexit(); /* files are closed here, and one that failed must not be (see write_failed) */
     H5open();
     /* Unbounded by default: after a file of many chunks tens of megabytes stay resident. */
     H5set_free_list_limits(1 << 20, 1 << 16, 1 << 20, 1 << 16, 1 << 20, 1 << 16);
@@ -45,7 +46,8 @@ static int bad(struct tr_h5 *f, const char *name, const char *why)
 }
 
 /* What HDF5 still holds in buffers is written when a file is closed, whatever happened before; on a full disk that close
- * fails half-way and leaves the library broken. After a failure the descriptor is therefore pointed at nothing. */
+ * fails half-way and leaves the library broken. A file that failed is therefore never touched again: its descriptor is
+ * pointed at nothing, so that the disk gets its space back, and the library's memory of it (a megabyte or two) is given up. */
 static int write_failed(struct tr_h5 *f, const char *name)
 {
     if (!f->failed) {
@@ -105,7 +107,7 @@ int tr_h5_close(struct tr_h5 *f)
     if (!f) return TR_OK;
     errno = 0;
     if (f->writes && (f->failed || H5Fflush(f->id, H5F_SCOPE_LOCAL) < 0)) rc = write_failed(f, "at the end");
-    if (H5Fclose(f->id) < 0 && rc == TR_OK && f->writes) rc = tr_fail(TR_EFAIL, "cannot write '%s': %s", f->path, strerror(errno ? errno : EIO));
+    if (rc == TR_OK && H5Fclose(f->id) < 0 && f->writes) rc = tr_fail(TR_EFAIL, "cannot write '%s': %s", f->path, strerror(errno ? errno : EIO));
     free(f);
     return rc;
 }

@@ -5,6 +5,7 @@
 #include "libtrain/base/status.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -61,6 +62,8 @@ static void rehearse(const char *path, int64_t bytes)
 {
     struct rehearsal r = { .all = bytes <= 256 << 20 };
     struct rlimit none = { 0, 0 }, cpu = { 3 + (rlim_t)bytes / (20 << 20), RLIM_INFINITY }; /* seconds */
+    static const int deadly[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU };
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++) signal(deadly[i], SIG_DFL); /* no handler may save this process */
     setrlimit(RLIMIT_CORE, &none);
     setrlimit(RLIMIT_CPU, &cpu);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC); /* whatever a dying process prints */

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -317,6 +318,72 @@ static void flipped(void **state)
     free(path);
 }
 
+/* The library's writes come through here: from call `writes_left` on each one fails while `disk_full` says so. */
+static bool disk_full;
+static int64_t writes_left;
+__attribute__((visibility("default"))) ssize_t write_or_fail(int fd, const void *bytes, size_t n, off_t at) __asm__("pwrite");
+ssize_t write_or_fail(int fd, const void *bytes, size_t n, off_t at)
+{
+    if (disk_full && writes_left-- <= 0) return errno = ENOSPC, -1;
+    return syscall(SYS_pwrite64, fd, bytes, n, at);
+}
+
+/* Four tensors into a file; the first failure. */
+static int write_some(const char *path, const float *x)
+{
+    struct tr_h5 *f = NULL;
+    int rc = tr_h5_create(&f, path), last = rc;
+    for (int i = 0; f && i < 4; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "group%d/x", i);
+        last = tr_h5_write(f, name, TR_F32, TR_DIMS(256, 256), x, i % 2);
+        if (rc != TR_OK && last != TR_EFAIL) _exit(10); /* once failed, always failed */
+        if (last != TR_OK) rc = last;
+        last = tr_h5_set_text(f, name, "dtype", "f32");
+        if (last != TR_OK) rc = last;
+    }
+    last = f ? tr_h5_close(f) : rc;
+    return rc ? rc : last;
+}
+
+static void works_afterwards(const char *path, float *x)
+{
+    struct tr_h5 *f;
+    if (tr_h5_create(&f, path) || tr_h5_write(f, "x", TR_F32, TR_DIMS(256), x, true) || tr_h5_close(f)) _exit(14);
+    if (tr_h5_open(&f, path) || tr_h5_read(f, "x", TR_F32, x) || tr_h5_close(f)) _exit(15);
+    _exit(0);
+}
+
+/* From each write on, all fail: also those into gaps of a file that has grown beyond them. */
+static void failing_writes(void **state)
+{
+    char *path = path_of("failing.h5"), *after = path_of("after.h5");
+    float *x = calloc(1 << 16, 4);
+    test_normal(x, 1 << 16, 1, 1);
+    int status = 0;
+    int64_t n = 0;
+    for (; n < 1000; n++) {
+        fflush(NULL);
+        pid_t child = fork();
+        if (child == 0) {
+            disk_full = true;
+            writes_left = n;
+            int rc = write_some(path, x);
+            if (rc == TR_OK && writes_left >= 0) _exit(99); /* all calls were tried */
+            if (rc != TR_EFAIL || !strstr(tr_message(), "failing.h5") || !strstr(tr_message(), "No space left")) _exit(13);
+            disk_full = false;
+            works_afterwards(after, x);
+        }
+        waitpid(child, &status, 0);
+        if (status) break;
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 99) fail_msg("write %ld: status %x", (long)n, status);
+    assert_true(n > 8);
+    free(x);
+    free(path);
+    free(after);
+}
+
 /* The disk fills up at every possible place: an error, and a library that still works afterwards. */
 static void full_disk(void **state)
 {
@@ -332,25 +399,11 @@ static void full_disk(void **state)
             getrlimit(RLIMIT_FSIZE, &r);
             small = (struct rlimit){ limit, r.rlim_max };
             setrlimit(RLIMIT_FSIZE, &small);
-            struct tr_h5 *f = NULL;
-            int rc = tr_h5_create(&f, path), last = rc;
-            for (int i = 0; f && i < 4; i++) {
-                char name[32];
-                snprintf(name, sizeof name, "group%d/x", i);
-                last = tr_h5_write(f, name, TR_F32, TR_DIMS(256, 256), x, i % 2);
-                if (rc != TR_OK && last != TR_EFAIL) _exit(10); /* once failed, always failed */
-                if (last != TR_OK) rc = last;
-                last = tr_h5_set_text(f, name, "dtype", "f32");
-                if (last != TR_OK) rc = last;
-            }
-            if (f && tr_h5_close(f) != TR_EFAIL) _exit(11);
-            if (rc != TR_OK && rc != TR_EFAIL) _exit(12);
+            int rc = write_some(path, x);
+            if (rc != TR_EFAIL) _exit(12);
             if (!strstr(tr_message(), "full.h5") || (!strstr(tr_message(), "File too large"))) { fprintf(stderr, "%s\n", tr_message()); _exit(13); }
             setrlimit(RLIMIT_FSIZE, &r);
-            if (tr_h5_create(&f, after) || tr_h5_write(f, "x", TR_F32, TR_DIMS(256), x, true) || tr_h5_close(f)) _exit(14);
-            if (tr_h5_open(&f, after) || tr_h5_read(f, "x", TR_F32, x) || tr_h5_close(f)) _exit(15);
-            H5close(); /* what the library does at exit */
-            _exit(0);
+            works_afterwards(after, x);
         }
         int status;
         waitpid(child, &status, 0);
@@ -365,7 +418,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip), cmocka_unit_test(wrong_use), cmocka_unit_test(hostile),
-        cmocka_unit_test(truncated), cmocka_unit_test(flipped), cmocka_unit_test(full_disk),
+        cmocka_unit_test(truncated), cmocka_unit_test(flipped), cmocka_unit_test(failing_writes), cmocka_unit_test(full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
