@@ -2,15 +2,15 @@
 #include "libtrain/base/h5.h"
 #include "libtrain/base/buf.h"
 #include "libtrain/base/file.h"
+#include "libtrain/base/h5_disk.h"
 #include "libtrain/base/status.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-struct tr_h5 { hid_t id; bool writes, failed; int error; /* errno of the failure */ char path[]; };
+struct tr_h5 { hid_t id; bool writes, failed; int error; /* errno of the first failed write */ char path[]; };
 
 /* ---- opening and closing */
 
@@ -20,7 +20,6 @@ static void setup(void)
     if (done) return;
     done = true;
     setenv("HDF5_USE_FILE_LOCKING", "FALSE", 0); /* some network folders have no locks; files here are written once */
-    H5dont_atexit(); /* files are closed here, and one that failed must not be (see write_failed) */
     H5open();
     /* Unbounded by default: after a file of many chunks tens of megabytes stay resident. */
     H5set_free_list_limits(1 << 20, 1 << 16, 1 << 20, 1 << 16, 1 << 20, 1 << 16);
@@ -45,20 +44,17 @@ static int bad(struct tr_h5 *f, const char *name, const char *why)
     return tr_fail(TR_EINPUT, "cannot use '%s' (%s): %s", name, f->path, why);
 }
 
-/* What HDF5 still holds in buffers is written when a file is closed, whatever happened before; on a full disk that close
- * fails half-way and leaves the library broken. A file that failed is therefore never touched again: its descriptor is
- * pointed at nothing, so that the disk gets its space back, and the library's memory of it (a megabyte or two) is given up. */
+/* A file that failed once fails in each call. */
+static bool has_failed(const struct tr_h5 *f) { return f->failed || f->error; }
+
 static int write_failed(struct tr_h5 *f, const char *name)
 {
-    if (!f->failed) {
-        f->error = errno;
-        int *fd = NULL, null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null >= 0 && H5Fget_vfd_handle(f->id, H5P_DEFAULT, (void **)&fd) >= 0 && fd) dup3(null, *fd, O_CLOEXEC);
-        if (null >= 0) close(null);
-        f->failed = true;
-    }
+    f->failed = true;
     return tr_fail(TR_EFAIL, "cannot write '%s' (%s): %s", f->path, name, f->error ? strerror(f->error) : "HDF5 refused it");
 }
+
+/* After a call that writes: what HDF5 says, and what the disk said. */
+static int written(struct tr_h5 *f, const char *name, bool ok) { return ok && !has_failed(f) ? TR_OK : write_failed(f, name); }
 
 int tr_h5_open_known(struct tr_h5 **out, const char *path)
 {
@@ -84,14 +80,14 @@ int tr_h5_create_block(struct tr_h5 **out, const char *path, size_t bytes)
     struct tr_h5 *f;
     TR_TRY(new_file(&f, path));
     *out = NULL;
-    hid_t made = H5Pcreate(H5P_FILE_CREATE);
+    hid_t made = H5Pcreate(H5P_FILE_CREATE), disk = tr_h5_disk(&f->error);
     if (bytes) H5Pset_userblock(made, bytes);
-    errno = 0;
-    f->id = H5Fcreate(path, H5F_ACC_TRUNC, made, H5P_DEFAULT);
+    f->id = disk < 0 ? -1 : H5Fcreate(path, H5F_ACC_TRUNC, made, disk);
     f->writes = true;
     H5Pclose(made);
+    if (disk >= 0) H5Pclose(disk);
     if (f->id < 0) {
-        int rc = tr_fail(TR_EFAIL, "cannot write '%s': %s", path, errno ? strerror(errno) : "HDF5 refused it");
+        int rc = tr_fail(TR_EFAIL, "cannot write '%s': %s", path, f->error ? strerror(f->error) : "HDF5 refused it");
         free(f);
         return rc;
     }
@@ -103,11 +99,9 @@ int tr_h5_create(struct tr_h5 **out, const char *path) { return tr_h5_create_blo
 
 int tr_h5_close(struct tr_h5 *f)
 {
-    int rc = TR_OK;
     if (!f) return TR_OK;
-    errno = 0;
-    if (f->writes && (f->failed || H5Fflush(f->id, H5F_SCOPE_LOCAL) < 0)) rc = write_failed(f, "at the end");
-    if (rc == TR_OK && H5Fclose(f->id) < 0 && f->writes) rc = tr_fail(TR_EFAIL, "cannot write '%s': %s", f->path, strerror(errno ? errno : EIO));
+    bool closed = H5Fclose(f->id) >= 0;
+    int rc = f->writes ? written(f, "at the end", closed) : TR_OK;
     free(f);
     return rc;
 }
@@ -349,24 +343,22 @@ static hid_t make(struct tr_h5 *f, const char *name, hid_t type, size_t size, in
 
 int tr_h5_make(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim, const int64_t *dim, bool compress)
 {
-    errno = 0;
-    if (f->failed) return write_failed(f, name);
+    if (has_failed(f)) return write_failed(f, name);
     hid_t t = h5_type(type, true), id = make(f, name, t, tr_dtype_size(type), ndim, dim, compress);
     H5Tclose(t);
-    if (id < 0) return write_failed(f, name);
-    H5Dclose(id);
+    if (id >= 0) H5Dclose(id);
+    TR_TRY(written(f, name, id >= 0));
     return type == TR_BF16 ? tr_h5_set_text(f, name, "dtype", "bf16") : TR_OK;
 }
 
 int tr_h5_write_rows(struct tr_h5 *f, const char *name, enum tr_dtype type, int64_t begin, int64_t n, const void *data)
 {
     struct dataset d;
-    errno = 0;
-    if (f->failed) return write_failed(f, name);
+    if (has_failed(f)) return write_failed(f, name);
     TR_TRY(open_dataset(f, name, &d));
     int rc = TR_OK;
     if (d.type != type || begin < 0 || n < 0 || begin > d.dim[0] - n) rc = tr_fail(TR_EFAIL, "cannot write '%s' (%s): rows or type do not fit", f->path, name);
-    else if (!move_rows(&d, type, begin, n, NULL, data) || H5Dflush(d.id) < 0) rc = write_failed(f, name);
+    else rc = written(f, name, move_rows(&d, type, begin, n, NULL, data) && H5Dflush(d.id) >= 0);
     H5Dclose(d.id);
     return rc;
 }
@@ -379,21 +371,19 @@ int tr_h5_write(struct tr_h5 *f, const char *name, enum tr_dtype type, int ndim,
 
 int tr_h5_write_scalar(struct tr_h5 *f, const char *name, double value)
 {
-    errno = 0;
-    if (f->failed) return write_failed(f, name);
+    if (has_failed(f)) return write_failed(f, name);
     hid_t id = make(f, name, H5T_IEEE_F64LE, 8, 0, NULL, false);
-    int rc = id >= 0 && H5Dwrite(id, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, &value) >= 0 ? TR_OK : write_failed(f, name);
+    int rc = written(f, name, id >= 0 && H5Dwrite(id, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, &value) >= 0);
     if (id >= 0) H5Dclose(id);
     return rc;
 }
 
 int tr_h5_write_words(struct tr_h5 *f, const char *name, const uint64_t *words, int64_t count)
 {
-    errno = 0;
-    if (f->failed) return write_failed(f, name);
+    if (has_failed(f)) return write_failed(f, name);
     hid_t id = make(f, name, H5T_STD_U64LE, 8, 1, &count, false);
     bool ok = id >= 0 && (count == 0 || H5Dwrite(id, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, words) >= 0) && H5Dflush(id) >= 0;
-    int rc = ok ? TR_OK : write_failed(f, name);
+    int rc = written(f, name, ok);
     if (id >= 0) H5Dclose(id);
     return rc;
 }
@@ -493,13 +483,12 @@ bool tr_h5_has_attr(struct tr_h5 *f, const char *object, const char *attr)
 /* A scalar attribute; one of that name is replaced. */
 static int set_attr(struct tr_h5 *f, const char *object, const char *attr, hid_t type, hid_t memory, const void *value)
 {
-    errno = 0;
-    if (f->failed) return write_failed(f, object);
+    if (has_failed(f)) return write_failed(f, object);
     if (tr_h5_has_attr(f, object, attr)) H5Adelete_by_name(f->id, object, attr, H5P_DEFAULT);
     hid_t space = H5Screate(H5S_SCALAR);
     hid_t a = H5Acreate_by_name(f->id, object, attr, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
     bool ok = a >= 0 && H5Awrite(a, memory, value) >= 0;
-    int rc = ok ? TR_OK : write_failed(f, object);
+    int rc = written(f, object, ok);
     if (a >= 0) H5Aclose(a);
     H5Sclose(space);
     return rc;

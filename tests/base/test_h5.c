@@ -318,11 +318,10 @@ static void flipped(void **state)
     free(path);
 }
 
-/* The library's writes come through here: from call `writes_left` on each one fails while `disk_full` says so. */
+/* Writes come through here: from call `writes_left` on each one fails while `disk_full` says so. */
 static bool disk_full;
 static int64_t writes_left;
-__attribute__((visibility("default"))) ssize_t write_or_fail(int fd, const void *bytes, size_t n, off_t at) __asm__("pwrite");
-ssize_t write_or_fail(int fd, const void *bytes, size_t n, off_t at)
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
 {
     if (disk_full && writes_left-- <= 0) return errno = ENOSPC, -1;
     return syscall(SYS_pwrite64, fd, bytes, n, at);
@@ -351,6 +350,7 @@ static void works_afterwards(const char *path, float *x)
     struct tr_h5 *f;
     if (tr_h5_create(&f, path) || tr_h5_write(f, "x", TR_F32, TR_DIMS(256), x, true) || tr_h5_close(f)) _exit(14);
     if (tr_h5_open(&f, path) || tr_h5_read(f, "x", TR_F32, x) || tr_h5_close(f)) _exit(15);
+    H5close(); /* what the library does at exit */
     _exit(0);
 }
 
@@ -378,7 +378,7 @@ static void failing_writes(void **state)
         if (status) break;
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 99) fail_msg("write %ld: status %x", (long)n, status);
-    assert_true(n > 8);
+    assert_true(n > 4);
     free(x);
     free(path);
     free(after);
