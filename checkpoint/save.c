@@ -70,7 +70,7 @@ static int save_words(void *self, const char *name, uint64_t *words, int64_t cou
 static int write_state(const char *path, int64_t step, ckpt_state state, void *self, const char *recipe, bool compress)
 {
     struct saver s = { .compress = compress };
-    struct tr_visitor v = { &s, save_tensor, save_words };
+    struct tr_visitor v = { &s, save_tensor, save_words, .only_reads = true };
     TR_TRY(tr_h5_create_block(&s.f, path, CKPT_BLOCK));
     int rc;
     TR_GO(tr_h5_set_text(s.f, "/", "format", "train snapshot"));

@@ -1,6 +1,7 @@
 /* The optimizer of a run: kinds to parameters, their state, who has it. */
 #include "libtrain/base/rng.h"
 #include "libtrain/base/status.h"
+#include "optim/offload.h"
 #include "optim/settings.h"
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -13,7 +14,7 @@ double opt_correction(double beta, int64_t t) { return beta > 0 ? -expm1((double
 
 /* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
 struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
-struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens; struct tr_comm *comm; };
+struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens; struct tr_comm *comm; struct opt_offload *offload; /* NULL: all state is in memory */ };
 
 static bool matches(const char *patterns, const char *name)
 {
@@ -94,6 +95,8 @@ static int make_state(struct opt *o, struct item *it)
     return it->state && it->kind->init && has_rows(o, it) ? it->kind->init(it->config, it->state, it->first ? &it->own : it->p) : TR_OK;
 }
 
+static int move_out(struct opt *o, struct item *it);
+
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n)
 {
     struct opt *o;
@@ -108,7 +111,11 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
     TR_GO(deal(o, setup));
-    for (int64_t i = 0; i < n; i++) TR_GO(make_state(o, &o->item[i]));
+    if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
+    for (int64_t i = 0; i < n; i++) {
+        TR_GO(make_state(o, &o->item[i]));
+        TR_GO(move_out(o, &o->item[i]));
+    }
     *out = o;
     return TR_OK;
 done:
@@ -228,23 +235,50 @@ done:
     return rc;
 }
 
-static int list_all(struct opt *o, struct tr_visitor *v, bool release)
+static int list_one(struct opt *o, struct item *it, struct tr_visitor *v)
+{
+    struct opt_lister l = { v, LIST, o, it, NULL };
+    return it->first ? list_shared(o, it, v) : it->kind->visit(it->state, &l);
+}
+
+/* The state's tensors of one parameter go to the file where there is one. */
+static int move_out(struct opt *o, struct item *it)
+{
+    struct fields own = { .n = 0 };
+    struct opt_lister l = { NULL, NOTE, o, it, &own };
+    struct tr_tensor *t[FIELDS];
+    int n = 0;
+    if (!o->offload || !it->state || !it->kind->visit) return TR_OK;
+    TR_TRY(it->kind->visit(it->state, &l));
+    for (int k = 0; k < own.n; k++)
+        if (own.tensor[k] && own.tensor[k]->data) t[n++] = own.tensor[k];
+    return opt_offload_add(o->offload, it - o->item, t, n);
+}
+
+static int bring(struct opt *o, const struct item *it, bool step) { return o->offload ? opt_offload_bring(o->offload, it - o->item, step) : TR_OK; }
+static int away(struct opt *o, const struct item *it, bool changed) { return o->offload ? opt_offload_away(o->offload, it - o->item, changed) : TR_OK; }
+int opt_settle(struct opt *o) { return o->offload ? opt_offload_settle(o->offload) : TR_OK; }
+
+int opt_visit(struct opt *o, struct tr_visitor *v)
 {
     for (int64_t i = 0; i < o->n; i++) {
         struct item *it = &o->item[i];
-        struct opt_lister l = { v, release ? RELEASE : LIST, o, it, NULL };
         if (!it->state || !it->kind->visit) continue;
-        TR_TRY(it->first && !release ? list_shared(o, it, v) : it->kind->visit(it->state, &l));
+        TR_TRY(bring(o, it, false));
+        TR_TRY(list_one(o, it, v));
+        TR_TRY(away(o, it, !v->only_reads));
     }
-    return TR_OK;
+    return opt_settle(o);
 }
-
-int opt_visit(struct opt *o, struct tr_visitor *v) { return list_all(o, v, false); }
 
 void opt_free(struct opt *o)
 {
     if (!o) return;
-    if (o->item) list_all(o, NULL, true);
+    opt_offload_free(o->offload);
+    for (int64_t i = 0; o->item && i < o->n; i++) {
+        struct opt_lister l = { NULL, RELEASE, o, &o->item[i], NULL };
+        if (o->item[i].state && o->item[i].kind->visit) o->item[i].kind->visit(o->item[i].state, &l);
+    }
     for (int64_t i = 0; i < o->n; i++) free(o->item[i].state);
     free(o->item);
     opt_settings_release(&o->all);
@@ -255,7 +289,10 @@ int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double
 {
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
-    return it->state ? it->kind->update(it->config, it->state, &s) : TR_OK;
+    if (!it->state) return TR_OK;
+    TR_TRY(bring(o, it, true));
+    TR_TRY(it->kind->update(it->config, it->state, &s));
+    return away(o, it, true);
 }
 
 int64_t opt_probe_every(const struct opt *o)
@@ -269,7 +306,10 @@ int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int
 {
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens };
-    return it->state && it->kind->curvature ? it->kind->curvature(it->config, it->state, &s) : TR_OK;
+    if (!it->state || !it->kind->curvature) return TR_OK;
+    TR_TRY(bring(o, it, true));
+    TR_TRY(it->kind->curvature(it->config, it->state, &s));
+    return away(o, it, true);
 }
 
 size_t opt_state_bytes(const struct opt *o)

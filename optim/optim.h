@@ -6,6 +6,7 @@
 #ifndef OPT_OPTIM_H
 #define OPT_OPTIM_H
 #include "libtrain/base/buf.h"
+#include "libtrain/base/spill.h"
 #include "libtrain/comm/comm.h"
 #include "libtrain/config/option.h"
 #include "libtrain/tensor/param.h"
@@ -77,6 +78,7 @@ struct opt_setup {
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void *self;
+    struct tr_spill *file;           /* NULL: state is in memory; else it waits in this file between updates */
 };
 
 /* Chooses kind and numbers for every trainable parameter and allocates the state (category optimizer). */
@@ -88,6 +90,8 @@ int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double
 /* Steps between curvature probes; 0: none is needed. And what a probe found for one parameter. */
 int64_t opt_probe_every(const struct opt *o);
 int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step);
+/* No state is in memory that belongs in the file: at the end of a step. */
+int opt_settle(struct opt *o);
 /* Lists all state, whole on every rank and whatever the layout (collective where ranks share): tensors "optimizer/NAME/FIELD", numbers likewise. */
 int opt_visit(struct opt *o, struct tr_visitor *v);
 /* Sum of the kinds' formulas over all parameters. */

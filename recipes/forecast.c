@@ -25,7 +25,14 @@ static int dry_run(struct job *j, struct forecast *f)
     TR_TRY(job_training(j));
     struct tr_ledger built = tr_mem_ledger();
     tr_mem_reset_peak();
-    for (int i = 0; i < 2; i++) TR_TRY(job_step(j, &s));
+    struct tr_spill_counts one = { 0 };
+    for (int i = 0; i < 2; i++) {
+        one = job_disk(j);
+        TR_TRY(job_step(j, &s));
+    }
+    f->disk = job_disk(j);
+    f->disk.read -= one.read;
+    f->disk.written -= one.written;
     f->ledger = tr_mem_ledger();
     for (int c = 0; c < TR_CATEGORIES; c++) f->state[c] = (int64_t)f->ledger.now[c];
     f->peak_rss = (int64_t)(before + built.total + f->ledger.arena_reserved + BESIDE + (j->r->checkpoint.every > 0 ? BESIDE_HDF5 : 0));

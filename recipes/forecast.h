@@ -7,6 +7,7 @@ struct forecast {
     struct tr_ledger ledger;       /* after one step; peak and at_peak are those of the run */
     int64_t peak_rss;              /* resident bytes expected at most */
     int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
+    struct tr_spill_counts disk;   /* memory.offload: bytes read and written in a step, and those of the files */
 };
 
 /* Forecasts the run of an opened job whose data is loaded and whose network does not exist yet. The work is done in a

@@ -200,12 +200,33 @@ int job_training(struct job *j)
         setup.deal = deal_state;
         setup.self = j;
     } else TR_TRY(deal_rows(j));
+    if (r->memory.offload == RECIPE_OFFLOAD_DISK) {
+        const char *folder = r->memory.offload_dir[0] ? r->memory.offload_dir : r->run.dir;
+        TR_TRY(tr_spill_open(&j->state_file, folder));
+        TR_TRY(tr_spill_open(&j->saved_file, folder));
+        tr_tape_offload(j->tape, j->saved_file);
+        setup.file = j->state_file;
+    }
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     if (j->comm->size > 1 && opt_probe_every(j->opt))
         return tr_fail(TR_EINPUT, "optimizer.name (%s): its curvature probe works on one rank in this version; choose another optimizer or run without mpirun", r->path);
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
     return job_feed(j, tokens);
+}
+
+struct tr_spill_counts job_disk(const struct job *j)
+{
+    struct tr_spill_counts sum = { 0 };
+    const struct tr_spill *const files[] = { j->state_file, j->saved_file };
+    for (int i = 0; i < 2; i++) {
+        if (!files[i]) continue;
+        struct tr_spill_counts c = tr_spill_counts(files[i]);
+        sum.read += c.read;
+        sum.written += c.written;
+        sum.file += c.file;
+    }
+    return sum;
 }
 
 int job_visit(void *job, struct tr_visitor *v)
@@ -242,6 +263,8 @@ void job_release(struct job *j)
     tr_dataset_free(j->valid);
     tr_feed_release(&j->feed);
     tr_tape_free(j->tape);
+    tr_spill_close(j->saved_file);
+    tr_spill_close(j->state_file);
     tr_net_free(j->net);
     tr_tokenizer_free(j->tokenizer);
     tr_weights_free(j->weights);

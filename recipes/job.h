@@ -20,6 +20,7 @@ struct job {
     struct tr_dataset *train, *valid;
     struct tr_loader *loader, *valid_loader;
     struct opt *opt;
+    struct tr_spill *state_file, *saved_file;   /* memory.offload = disk: optimizer state and saved activations; else NULL */
     /* what the keys resolve to */
     int64_t batch, micro_batch, micro_batches, rounds, steps;   /* micro-batches of the whole batch; rounds: of this rank */
     enum tr_recompute recompute;
@@ -56,6 +57,9 @@ void job_release(struct job *j);
 int job_parameters(struct job *j, const char *snapshot);
 /* Lists all state that a resume needs. */
 int job_visit(void *job, struct tr_visitor *v);
+
+/* Bytes moved so far by memory.offload, and those of its files; zeros without. */
+struct tr_spill_counts job_disk(const struct job *j);
 
 /* One optimizer step over the next batch; *loss is the mean over its counted tokens. grad_norm before clipping. */
 struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool stop; /* any rank was asked to stop */ };

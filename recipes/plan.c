@@ -45,6 +45,11 @@ static void print_json(const struct job *j, const struct forecast *f, double spe
     json_object_set_new(o, "tokens_per_s", json_real(speed));
     json_object_set_new(o, "ranks", json_integer(j->comm->size));
     json_object_set_new(o, "sent_per_step", json_integer((json_int_t)traffic(j)));
+    json_t *d = json_object();
+    json_object_set_new(d, "file", json_integer((json_int_t)f->disk.file));
+    json_object_set_new(d, "read_per_step", json_integer((json_int_t)f->disk.read));
+    json_object_set_new(d, "written_per_step", json_integer((json_int_t)f->disk.written));
+    json_object_set_new(o, "offload", d);
     json_object_set_new(o, "fits", json_boolean(fits));
     json_dumpf(o, stdout, JSON_REAL_PRECISION(6) | JSON_COMPACT);
     putchar('\n');
@@ -59,6 +64,9 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
     printf("%-15s %9.1f MB   (resident at most %.1f MB, libraries included)\n", "peak", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6);
     printf("%" PRId64 " parameters, %" PRId64 " steps of %" PRId64 " sequences (%" PRId64 " micro-batches), about %.0f tokens/s expected\n",
            tr_shape_params(&j->shape), j->steps, j->batch, j->micro_batches, speed);
+    if (f->disk.file > 0)
+        printf("memory.offload: %.1f MB wait on disk (%s); a step reads %.1f MB and writes %.1f MB; in memory stay weights, gradients and what is at work\n",
+               (double)f->disk.file / 1e6, j->r->memory.offload_dir[0] ? j->r->memory.offload_dir : j->r->run.dir, (double)f->disk.read / 1e6, (double)f->disk.written / 1e6);
     if (j->comm->size > 1) {
         double sent = traffic(j);
         printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank 0 is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, sent / 1e6);

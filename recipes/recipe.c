@@ -51,7 +51,8 @@ static const struct tr_option memory_options[] = {
     { "budget", TR_OPT_SIZE, AT(memory.budget), "0", 0, 0, NULL, "refuse to start when the plan is above it, e.g. 12G; 0 = no limit" },
     { "recompute", TR_OPT_CHOICE, AT(memory.recompute), "selective", 0, 0, "none|selective|block|auto", "activations computed again in backward: norms and products, or whole blocks; auto = the least that fits the budget" },
     { "fused_update", TR_OPT_CHOICE, AT(memory.fused_update), "auto", 0, 0, "auto|true|false", "update each parameter inside backward and drop its gradient; auto = where clipping and micro-batches allow it" },
-    { "offload", TR_OPT_CHOICE, AT(memory.offload), "none", 0, 0, "none|host|disk", "where state that is not in use goes" },
+    { "offload", TR_OPT_CHOICE, AT(memory.offload), "none", 0, 0, "none|host|disk", "where optimizer state and saved activations wait while they are not in use; host needs a device with memory of its own" },
+    { "offload_dir", TR_OPT_TEXT, AT(memory.offload_dir), "", 0, 0, NULL, "folder of the offload files; default the run folder" },
     END
 };
 
@@ -196,6 +197,8 @@ static int check(struct recipe *r)
     if (r->train.min_lr > r->train.lr) return tr_fail(TR_EINPUT, "train.min_lr = %g (%s): it is above train.lr = %g", r->train.min_lr, p, r->train.lr);
     if (r->model.dtype == RECIPE_DTYPE_AUTO) r->model.dtype = r->model.path[0] ? RECIPE_BF16 : RECIPE_F32;
     if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
+    if (r->memory.offload == RECIPE_OFFLOAD_HOST)
+        return tr_fail(TR_EINPUT, "memory.offload = host (%s): on a CPU everything is in the host's memory already, nothing would be saved; set memory.offload = disk or none", p);
     if (r->memory.recompute == RECIPE_RECOMPUTE_AUTO && r->memory.budget == 0) r->memory.recompute = RECIPE_RECOMPUTE_SELECTIVE;
     TR_TRY(fill_names(r));
     return opt_check(r->optimizer, r->n_optimizer, p);

@@ -50,7 +50,7 @@ static int save(struct running *s, double *seconds)
     double t = tr_now();
     s->j.comm->doing = "a snapshot";
     /* Rank 0 writes what every rank lists: state that ranks share is gathered as it is listed. */
-    if (s->j.comm->rank > 0) TR_TRY(job_visit(&s->j, &(struct tr_visitor){ NULL, skip_tensor, skip_words }));
+    if (s->j.comm->rank > 0) TR_TRY(job_visit(&s->j, &(struct tr_visitor){ NULL, skip_tensor, skip_words, .only_reads = true }));
     else TR_TRY(ckpt_save(r->run.dir, step, job_visit, &s->j, s->config.data, r->checkpoint.keep, r->checkpoint.compress));
     s->saved = step;
     *seconds += tr_now() - t;
@@ -68,8 +68,6 @@ static int check_supported(const struct recipe *r)
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
     if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
     if (r->parallel.zero > 2) return tr_fail(TR_EINPUT, "parallel.zero = 3 (%s): this version shards state and gradients, not weights; set parallel.zero = 2", r->path);
-    if (r->memory.offload != RECIPE_OFFLOAD_NONE)
-        return tr_fail(TR_EINPUT, "memory.offload (%s): this version keeps everything in memory; set memory.offload = none", r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
     return TR_OK;
 }

@@ -61,6 +61,7 @@ int job_step(struct job *j, struct step_result *out)
     int64_t every = opt_probe_every(j->opt);
     bool foretold = tr_mem_is_dry() && every <= j->steps; /* a forecast sees the largest step */
     if (every && (step % every == 0 || foretold)) TR_TRY(job_probe(j, step));
+    TR_TRY(opt_settle(j->opt));
     j->step++;
     j->tokens_seen += (uint64_t)sums[0];
     *out = (struct step_result){ .loss = total / (double)counted, .grad_norm = norm, .lr = u.lr, .tokens = (int64_t)sums[0], .counted = counted, .stop = sums[1] > 0 };

@@ -11,6 +11,10 @@ struct tr_tape {
     enum tr_recompute policy;
     const struct tr_sink *sink;
     bool keep_grads;
+    /* offloading: the block at work (in forward the count of those begun), the end of the file, the last job given */
+    struct tr_spill *file;
+    int block;
+    uint64_t end, ticket;
 };
 
 int tr_tape_new(struct tr_tape **out) { return tr_calloc(out, 1, sizeof **out); }
@@ -24,9 +28,13 @@ void tr_tape_free(struct tr_tape *t)
     free(t);
 }
 
+void tr_tape_offload(struct tr_tape *t, struct tr_spill *file) { t->file = file; }
+
 void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy)
 {
     tr_tape_clear(t);
+    t->block = 0;
+    t->end = 0;
     t->record = record;
     t->count = record;
     t->policy = policy;
@@ -80,6 +88,7 @@ static void grad_release(struct tr_value *v)
 
 void tr_tape_clear(struct tr_tape *t)
 {
+    if (t->file) tr_spill_wait(t->file, t->ticket); /* the file's thread may be at work on what is freed now */
     for (struct tr_value *v; (v = t->values) != NULL;) {
         t->values = v->next;
         grad_release(v);
@@ -88,6 +97,64 @@ void tr_tape_clear(struct tr_tape *t)
         t->spare = v;
     }
     t->n = 0;
+}
+
+/* ---- saved values that wait in a file */
+
+static bool is_large(const struct tr_value *v) { return tr_bytes(&v->t) >= TR_SPILL_LEAST; }
+
+/* What was being written is there: its memory is free. */
+static int finish_going(struct tr_tape *t)
+{
+    int rc = tr_spill_wait(t->file, t->ticket);
+    for (struct tr_value *v = t->values; v; v = v->next) {
+        if (v->place != TR_GOING) continue;
+        forget_data(v);
+        v->place = TR_AWAY;
+    }
+    return rc;
+}
+
+int tr_tape_settle(struct tr_tape *t) { return t->file && t->count ? finish_going(t) : TR_OK; }
+
+/* Before a block's forward: what the blocks before it saved and nobody uses goes. */
+static int begin_block(struct tr_tape *t)
+{
+    if (!t->file || !t->count) return TR_OK;
+    TR_TRY(finish_going(t));
+    t->block++;
+    for (struct tr_value *v = t->values; v; v = v->next) {
+        if (v->holders || !v->savers || !v->t.data || !is_large(v) || v->place != TR_HERE) continue;
+        v->at = t->end;
+        t->end += tr_spill_room(tr_bytes(&v->t));
+        t->ticket = tr_spill_write(t->file, v->at, v->t.data, tr_bytes(&v->t));
+        v->place = TR_GOING;
+    }
+    return TR_OK;
+}
+
+/* Begins to read what a block saved. */
+static int come(struct tr_tape *t, int block)
+{
+    for (struct tr_value *v = t->values; v; v = v->next) {
+        if (v->place != TR_AWAY || v->block != block) continue;
+        TR_TRY(tr_tensor_arena(&v->t, TR_ACTIVATIONS, v->t.dtype, v->t.ndim, (int64_t[4]){ v->t.dim[0], v->t.dim[1], v->t.dim[2], v->t.dim[3] }, 0));
+        t->ticket = tr_spill_read(t->file, v->at, v->t.data, tr_bytes(&v->t));
+        v->place = TR_COMING;
+    }
+    return TR_OK;
+}
+
+/* Before a block's backward: all that it saved is there, and the block below is on its way. */
+static int enter_block(struct tr_tape *t, int block)
+{
+    if (!t->file || block == t->block) return TR_OK;
+    t->block = block;
+    TR_TRY(come(t, block));
+    TR_TRY(tr_spill_wait(t->file, t->ticket));
+    for (struct tr_value *v = t->values; v; v = v->next)
+        if (v->place == TR_COMING) v->place = TR_HERE;
+    return come(t, block - 1);
 }
 
 /* ---- recording */
@@ -101,7 +168,7 @@ int tr_record(struct tr_tape *t, struct tr_node **n, const struct tr_op *op, str
     if (!t->node) TR_TRY(tr_calloc(&t->node, NODES, sizeof *t->node));
     if (t->n == NODES) return tr_fail(TR_EFAIL, "the model has more than %d operations", NODES);
     *n = &t->node[t->n++];
-    **n = (struct tr_node){ .op = op, .out = out, .part = tr_part_current() };
+    **n = (struct tr_node){ .op = op, .out = out, .part = tr_part_current(), .block = t->block };
     return TR_OK;
 }
 
@@ -118,6 +185,7 @@ void tr_input(struct tr_node *n, int slot, struct tr_value *v, bool save)
     n->in[slot] = v;
     n->saved[slot] = save;
     v->savers += save;
+    if (save) v->block = n->block;
 }
 
 void tr_save_out(struct tr_node *n)
@@ -125,6 +193,7 @@ void tr_save_out(struct tr_node *n)
     if (!n) return;
     n->saved_out = true;
     n->out->savers++;
+    n->out->block = n->block;
 }
 
 void tr_rebuildable(struct tr_node *n)
@@ -197,6 +266,7 @@ static int walk(struct tr_tape *t, size_t down_to)
         struct tr_node held = *n; /* a block that runs again writes new nodes from here on */
         if (n->out->maker == n) n->out->maker = NULL;
         t->n--;
+        TR_TRY(enter_block(t, held.block));
         tr_part_enter(tr_part_backward(held.part));
         TR_TRY(held.op->backward(t, &held));
         for (int i = 0; i < TR_NODE_VALUES; i++) {
@@ -217,9 +287,11 @@ int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads)
 {
     t->sink = sink;
     t->keep_grads = keep_grads;
-    t->count = false;
     enum tr_part part = tr_part_current();
-    int rc = walk(t, 0);
+    int rc = tr_tape_settle(t);
+    t->count = false;
+    t->block = -1;
+    if (rc == TR_OK) rc = walk(t, 0);
     tr_tape_clear(t);
     tr_part_enter(part);
     return rc;
@@ -300,6 +372,7 @@ static const struct tr_op checkpoint_op = { "checkpoint", checkpoint_backward, N
 
 int tr_checkpoint(struct tr_tape *t, struct tr_value **out, struct tr_value *in, tr_layer_fn layer, void *self)
 {
+    TR_TRY(begin_block(t));
     if (!t->record || t->policy != TR_BLOCK) return layer(self, t, out, in);
     t->record = false;
     int rc = layer(self, t, out, in);

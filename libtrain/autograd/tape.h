@@ -6,10 +6,12 @@
  * weight's after its last use.
  *
  * Memory of saved activations: TR_KEEP keeps all; TR_SELECTIVE drops what its maker can rebuild cheaply (norm outputs,
- * products) and rebuilds it when backward asks; TR_BLOCK keeps only the input of each block and runs the block again. */
+ * products) and rebuilds it when backward asks; TR_BLOCK keeps only the input of each block and runs the block again.
+ * Whatever the policy keeps can wait in a file between forward and backward (tr_tape_offload). */
 #ifndef TR_TAPE_H
 #define TR_TAPE_H
 #include "libtrain/base/profile.h"
+#include "libtrain/base/spill.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/tensor/param.h"
 
@@ -26,6 +28,9 @@ struct tr_value {
     struct tr_grad *grad;        /* NULL until something flowed in */
     struct tr_node *maker;       /* node that can rebuild t, or NULL */
     int holders, savers;         /* code that uses it now; nodes that will */
+    int block;                   /* the last block whose nodes save it */
+    enum { TR_HERE, TR_GOING, TR_AWAY, TR_COMING } place;   /* where t's bytes are when the tape has a file */
+    uint64_t at;                 /* in the file */
     struct tr_value *next;       /* the tape's list of all its values */
 };
 
@@ -48,6 +53,10 @@ struct tr_sink {
 int tr_tape_new(struct tr_tape **out);
 void tr_tape_free(struct tr_tape *t);
 
+/* Saved activations wait in this file, borrowed, from the end of their block's forward to the beginning of its backward:
+ * blocks are written behind and read ahead by one. NULL: they stay in memory. */
+void tr_tape_offload(struct tr_tape *t, struct tr_spill *file);
+
 /* Starts a micro-batch. record: leave nodes for backward. policy: see above. */
 void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy);
 /* Walks back over everything recorded. keep_grads: finished gradients stay alive in their weights (clipping, or more
@@ -55,6 +64,8 @@ void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy);
 int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads);
 /* Frees every value and node (after an error too). Gradients kept in weights stay. */
 void tr_tape_clear(struct tr_tape *t);
+/* The last block is behind: what is being written is waited for and freed. */
+int tr_tape_settle(struct tr_tape *t);
 
 /* Gives a kept gradient of a weight to the sink, parameter by parameter, and frees it. */
 int tr_weight_flush(struct tr_weight *w, const struct tr_sink *sink);
@@ -80,6 +91,7 @@ struct tr_node {
     bool saved[TR_NODE_VALUES];                  /* in[i]'s tensor is needed by backward */
     bool saved_out;
     enum tr_part part;                           /* whose time its backward is */
+    int block;                                   /* calls of tr_checkpoint before it */
     struct tr_weight *w[TR_NODE_WEIGHTS];
     union { double real[4]; int64_t word[4]; const void *ptr[4]; } arg;
 };

@@ -202,6 +202,7 @@ int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float 
     if (!net->pass) TR_TRY(tr_calloc(&net->pass, (size_t)net->n_layers, sizeof(struct pass)));
     enum tr_part part = tr_part_current();
     TR_TRY(hidden(net, t, f, NULL, net->pass, &h));
+    TR_TRY(tr_tape_settle(t));
     tr_part_enter(TR_PART_LOSS);
     TR_TRY(tr_loss_head(t, &f->loss_M, h, head_weight(net), &f->rows_M, &f->targets_M, f->n_counted, scale, segment));
     tr_drop(t, h);
