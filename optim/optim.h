@@ -60,6 +60,8 @@ struct opt_kind {
 extern const struct opt_kind *const opt_kinds[];   /* NULL-terminated */
 /* Hyphens and underscores are the same; NULL when unknown. */
 const struct opt_kind *opt_find(const char *name);
+/* Whether an optimizer (NULL: any of them) takes a key of [optimizer]. */
+bool opt_has_key(const char *name, const char *key);
 
 /* Checks all keys of all sections against the kinds' tables. path: the recipe, for messages. */
 int opt_check(const struct opt_entry *e, size_t n, const char *path);

@@ -20,6 +20,14 @@ static const struct tr_option *in_table(const struct tr_option *table, const cha
     return NULL;
 }
 
+bool opt_has_key(const char *name, const char *key)
+{
+    bool any = in_table(common_options, key);
+    for (int i = 0; opt_kinds[i]; i++)
+        if (!name || opt_kinds[i] == opt_find(name)) any |= in_table(opt_kinds[i]->options, key) != NULL;
+    return any;
+}
+
 /* One key to the common table or the kind's; other kinds' keys (for `rest`) may be passed over. */
 static int set_key(struct opt_setting *s, const struct opt_entry *e)
 {

@@ -13,6 +13,8 @@ int recipe_generate(struct recipe *r, const struct generate_options *o);
 int recipe_dump(struct recipe *r, const char *batch, const char *out, bool logits, bool grad);
 int recipe_bench(struct recipe *r);
 int recipe_export(struct recipe *r, const char *snapshot, const char *format, const char *out);
+/* optimizers: names with commas between them. */
+int recipe_compare(const char *path, const char *const *sets, size_t n_sets, const char *optimizers);
 int recipe_plan(struct recipe *r, bool json, bool search);
 int recipe_data(struct recipe *r, bool json);
 

@@ -1,9 +1,12 @@
 #include "recipes/forecast.h"
+#include "libtrain/base/file.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include <errno.h>
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -34,6 +37,7 @@ static int dry_run(struct job *j, struct forecast *f)
     f->disk.read -= one.read;
     f->disk.written -= one.written;
     f->ledger = tr_mem_ledger();
+    f->formula = opt_state_bytes(j->opt);
     for (int c = 0; c < TR_CATEGORIES; c++) f->state[c] = (int64_t)f->ledger.now[c];
     f->peak_rss = (int64_t)(before + built.total + f->ledger.arena_reserved + BESIDE + (j->r->checkpoint.every > 0 ? BESIDE_HDF5 : 0));
     return TR_OK;
@@ -77,6 +81,34 @@ void forecast_text(char *out, size_t size, const struct tr_ledger *l)
     for (int c = 0; c < TR_CATEGORIES; c++)
         if (l->at_peak[c] >= 50000 && n < size)
             n += (size_t)snprintf(out + n, size - n, "%s%s %.1f MB", n ? ", " : "", tr_category_name((enum tr_category)c), (double)l->at_peak[c] / 1e6);
+}
+
+int forecast_write(const struct job *j, const struct forecast *f, const char *folder)
+{
+    struct tr_buf text = { 0 };
+    json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "steps", (json_int_t)j->steps, "parameters", (json_int_t)tr_shape_params(&j->shape), "peak", (json_int_t)f->ledger.peak,
+                          "peak_rss", (json_int_t)f->peak_rss, "optimizer", (json_int_t)f->state[TR_OPTIMIZER], "optimizer_formula", (json_int_t)f->formula);
+    char *line = json_dumps(o, JSON_COMPACT);
+    int rc = tr_buf_printf(&text, "%s\n", line ? line : "{}");
+    if (rc == TR_OK) rc = tr_write_file(folder, "plan.json", &text);
+    json_decref(o);
+    free(line);
+    tr_buf_release(&text);
+    return rc;
+}
+
+int forecast_read(struct forecast_note *out, const char *folder)
+{
+    struct { const char *key; int64_t *to; } field[] = { { "steps", &out->steps }, { "parameters", &out->parameters }, { "peak", &out->peak }, { "peak_rss", &out->peak_rss },
+        { "optimizer", &out->state }, { "optimizer_formula", &out->formula } };
+    char *path;
+    *out = (struct forecast_note){ 0 };
+    TR_TRY(tr_path_join(&path, folder, "plan.json"));
+    json_t *o = json_load_file(path, 0, NULL);
+    for (size_t i = 0; i < sizeof field / sizeof *field; i++) *field[i].to = (int64_t)json_integer_value(json_object_get(o, field[i].key));
+    json_decref(o);
+    free(path);
+    return TR_OK;
 }
 
 int forecast_check(struct job *j, const struct forecast *f)

@@ -8,6 +8,7 @@ struct forecast {
     int64_t peak_rss;              /* resident bytes expected at most */
     int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
     struct tr_spill_counts disk;   /* memory.offload: bytes read and written in a step, and those of the files */
+    size_t formula;                /* optimizer state by the kinds' formulas */
 };
 
 /* Forecasts the run of an opened job whose data is loaded and whose network does not exist yet. The work is done in a
@@ -20,6 +21,11 @@ int forecast_fit(struct job *j, struct forecast *out);
 
 /* TR_EBUDGET when the forecast is above memory.budget: the largest items and what would save how much. */
 int forecast_check(struct job *j, const struct forecast *f);
+
+/* What a run was told before it began, as plan.json in its folder, and read back (zeros when there is none). */
+struct forecast_note { int64_t steps, parameters, peak, peak_rss, state, formula; };
+int forecast_write(const struct job *j, const struct forecast *f, const char *folder);
+int forecast_read(struct forecast_note *out, const char *folder);
 
 /* "weights 269 MB, optimizer 1076 MB, ..." of a ledger's peak, in a buffer of the caller. */
 void forecast_text(char *out, size_t size, const struct tr_ledger *l);

@@ -133,3 +133,37 @@ void metrics_close(struct metrics *m)
     free(m->path);
     free(m);
 }
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int metrics_sum_up(struct metrics_sum *out, const struct metrics_row *rows, size_t n)
+{
+    struct metrics_sum s = { NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, 0, 0 };
+    *out = s;
+    if (n == 0) return TR_OK;
+    double *speed, sum = 0;
+    size_t tail = (n + 9) / 10, counted = 0;
+    TR_TRY(tr_calloc(&speed, n, sizeof *speed));
+    for (size_t i = 0; i < n; i++) {
+        const struct metrics_row *r = &rows[i];
+        speed[i] = r->tokens_per_s;
+        s.seconds += r->step_s;
+        s.peak = r->memory.peak > s.peak ? r->memory.peak : s.peak;
+        s.peak_rss = r->peak_rss > s.peak_rss ? r->peak_rss : s.peak_rss;
+        if (isfinite(r->valid_loss)) s.valid = r->valid_loss, s.best_valid = fmin(s.best_valid, r->valid_loss); /* fmin passes over NAN */
+        if (i >= n - tail && isfinite(r->loss)) sum += r->loss, counted++;
+    }
+    qsort(speed, n, sizeof *speed, by_value);
+    s.tokens_per_s = speed[n / 2];
+    free(speed);
+    s.first = rows[0].loss;
+    s.last = rows[n - 1].loss;
+    s.mean_last = counted ? sum / (double)counted : NAN;
+    s.state = rows[n - 1].memory.now[TR_OPTIMIZER];
+    *out = s;
+    return TR_OK;
+}

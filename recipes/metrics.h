@@ -23,4 +23,13 @@ void metrics_close(struct metrics *m);
 /* Reads the file back, a row for each step (the last line of a step counts). The caller frees *rows. */
 int metrics_read(struct metrics_row **rows, size_t *n, const char *folder);
 
+/* What the rows come to. NAN where there is nothing to say. */
+struct metrics_sum {
+    double first, last, mean_last;          /* training loss; the mean over the last tenth of the steps */
+    double valid, best_valid;               /* newest and lowest validation loss */
+    double tokens_per_s, seconds;           /* median; training steps alone */
+    size_t peak, peak_rss, state;           /* largest; bytes that the optimizer keeps between steps */
+};
+int metrics_sum_up(struct metrics_sum *out, const struct metrics_row *rows, size_t n);
+
 #endif

@@ -109,27 +109,63 @@ static void *base_of(struct recipe *r, const struct tr_section *s) { return (cha
 
 /* ---- reading */
 
-static int add_optimizer(struct recipe *r, const char *section, const char *key, const char *value, struct tr_place place)
+struct entries { struct opt_entry **entry; size_t *n, *cap; };
+
+static struct entries optimizer_entries(struct recipe *r) { return (struct entries){ &r->optimizer, &r->n_optimizer, &r->cap_optimizer }; }
+static struct entries compare_entries(struct recipe *r) { return (struct entries){ &r->compare, &r->n_compare, &r->cap_compare }; }
+
+static void entry_release(struct opt_entry *e)
 {
-    for (size_t i = 0; i < r->n_optimizer; i++) { /* --set wins over the file */
-        struct opt_entry *e = &r->optimizer[i];
+    free(e->section);
+    free(e->key);
+    free(e->value);
+}
+
+/* A later value of the same key takes the place of an earlier one: --set wins over the file. */
+static int add_entry(struct entries to, const char *section, const char *key, const char *value, struct tr_place place)
+{
+    for (size_t i = 0; i < *to.n; i++) {
+        struct opt_entry *e = &(*to.entry)[i];
         if (strcmp(e->section, section) || strcmp(e->key, key)) continue;
         free(e->value);
         e->place = place;
         return tr_strdup(&e->value, value);
     }
-    TR_TRY(tr_grow(&r->optimizer, r->n_optimizer, &r->cap_optimizer, sizeof *r->optimizer));
-    struct opt_entry *e = &r->optimizer[r->n_optimizer];
+    TR_TRY(tr_grow(to.entry, *to.n, to.cap, sizeof **to.entry));
+    struct opt_entry *e = &(*to.entry)[*to.n];
     *e = (struct opt_entry){ .place = place };
-    r->n_optimizer++;
+    ++*to.n;
     TR_TRY(tr_strdup(&e->section, section));
     TR_TRY(tr_strdup(&e->key, key));
     return tr_strdup(&e->value, value);
 }
 
+static const char *place_text(char *out, size_t size, struct tr_place place)
+{
+    if (place.line > 0) snprintf(out, size, "%s:%d", place.file, place.line);
+    else snprintf(out, size, "--set");
+    return out;
+}
+
+static bool is_compare(const char *section) { return !strncmp(section, "compare.", 8); }
+
+/* A key of [compare.NAME]; it is checked when the member is put together. */
+static int add_compare(struct recipe *r, const char *section, const char *key, const char *value, struct tr_place place)
+{
+    char at[300];
+    const char *name = section + 8;
+    if (!name[0] || name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")])
+        return tr_fail(TR_EINPUT, "section [%.80s] (%s): the name after 'compare.' has letters, digits, '_' and '-'", section, place_text(at, sizeof at, place));
+    if (!strchr(key, '.')) return tr_fail(TR_EINPUT, "key '%.60s' of [%.80s] (%s): it must be a whole key, such as train.lr or optimizer.rank", key, section, place_text(at, sizeof at, place));
+    if (!strncmp(key, "data.", 5) || !strncmp(key, "run.", 4) || !strcmp(key, "train.seed") || is_compare(key))
+        return tr_fail(TR_EINPUT, "key '%.60s' of [%.80s] (%s): members of a comparison share data, seed and run; set it in its own section", key, section, place_text(at, sizeof at, place));
+    return add_entry(compare_entries(r), section, key, value, place);
+}
+
 static int set(struct recipe *r, const char *section, const char *key, const char *value, struct tr_place place)
 {
-    if (!strcmp(section, "optimizer") || !strncmp(section, "optimizer.group.", 16)) return add_optimizer(r, section, key, value, place);
+    if (!strcmp(section, "optimizer") || !strncmp(section, "optimizer.group.", 16)) return add_entry(optimizer_entries(r), section, key, value, place);
+    if (is_compare(section)) return add_compare(r, section, key, value, place);
     const char *names[16];
     size_t n = 0;
     for (const struct tr_section *s = recipe_sections(); s->name; s++) {
@@ -139,28 +175,38 @@ static int set(struct recipe *r, const char *section, const char *key, const cha
     names[n] = NULL;
     const char *near = tr_nearest(section, names);
     char at[300];
-    if (place.line > 0) snprintf(at, sizeof at, "%s:%d", place.file, place.line);
-    else snprintf(at, sizeof at, "--set");
-    return tr_fail(TR_EINPUT, "unknown section '%.80s' (%s): %s%s%s", section, at, near ? "did you mean '" : "the sections are model, data, train, optimizer, optimizer.group.NAME, memory, parallel, checkpoint and run",
+    return tr_fail(TR_EINPUT, "unknown section '%.80s' (%s): %s%s%s", section, place_text(at, sizeof at, place), near ? "did you mean '" : "the sections are model, data, train, optimizer, optimizer.group.NAME, compare.NAME, memory, parallel, checkpoint and run",
                    near ? near : "", near ? "'?" : "");
+}
+
+/* "section.key" up to `end` in two: at the last dot, since names of sections have dots; of compare.NAME.KEY at the second. */
+static int split_key(const char *text, const char *end, char **section, char **key)
+{
+    const char *dot = NULL;
+    int dots = 0;
+    for (const char *c = text; c < end; c++)
+        if (*c == '.' && (!is_compare(text) || ++dots <= 2)) dot = c;
+    *section = *key = NULL;
+    if (!dot || dot == text || end == dot + 1) return tr_fail(TR_EINPUT, "bad key '%.*s': it must be section.key", end - text < 80 ? (int)(end - text) : 80, text);
+    TR_TRY(tr_strndup(section, text, (size_t)(dot - text)));
+    return tr_strndup(key, dot + 1, (size_t)(end - dot - 1));
+}
+
+static int set_whole(struct recipe *r, const char *text, const char *end, const char *value, struct tr_place place)
+{
+    char *section, *key;
+    int rc = split_key(text, end, &section, &key);
+    if (rc == TR_OK) rc = set(r, section, key, value, place);
+    free(section);
+    free(key);
+    return rc;
 }
 
 static int set_from_command(struct recipe *r, const char *text)
 {
-    const char *eq = strchr(text, '='), *dot = NULL;
-    if (eq) /* the key is after the last dot before '=' (section names have dots) */
-        for (const char *c = text; c < eq; c++)
-            if (*c == '.') dot = c;
-    if (!eq || !dot || dot == text || eq == dot + 1) return tr_fail(TR_EINPUT, "bad override '%.80s' (--set): it must be section.key=value", text);
-    char *section = NULL, *key = NULL;
-    int rc;
-    TR_GO(tr_strndup(&section, text, (size_t)(dot - text)));
-    TR_GO(tr_strndup(&key, dot + 1, (size_t)(eq - dot - 1)));
-    rc = set(r, section, key, eq + 1, (struct tr_place){ "--set", 0 });
-done:
-    free(section);
-    free(key);
-    return rc;
+    const char *eq = strchr(text, '='), *dot = strchr(text, '.');
+    if (!eq || !dot || dot == text || dot > eq || eq[-1] == '.') return tr_fail(TR_EINPUT, "bad override '%.80s' (--set): it must be section.key=value", text);
+    return set_whole(r, text, eq, eq + 1, (struct tr_place){ "--set", 0 });
 }
 
 /* ---- checks of combinations */
@@ -204,7 +250,8 @@ static int check(struct recipe *r)
     return opt_check(r->optimizer, r->n_optimizer, p);
 }
 
-int recipe_load(struct recipe *r, const char *path, const char *const *sets, size_t n_sets)
+/* What file and command line say, unchecked. */
+static int read(struct recipe *r, const char *path, const char *const *sets, size_t n_sets)
 {
     struct tr_ini ini = { 0 };
     int rc;
@@ -214,21 +261,113 @@ int recipe_load(struct recipe *r, const char *path, const char *const *sets, siz
     TR_GO(tr_ini_read(&ini, path));
     for (size_t i = 0; i < ini.n; i++) TR_GO(set(r, ini.entry[i].section, ini.entry[i].key, ini.entry[i].value, (struct tr_place){ r->path, ini.entry[i].line }));
     for (size_t i = 0; i < n_sets; i++) TR_GO(set_from_command(r, sets[i]));
-    rc = check(r);
+    rc = TR_OK;
 done:
     tr_ini_release(&ini);
     return rc;
 }
 
+/* ---- members of a comparison */
+
+static bool same_name(const char *a, const char *b)
+{
+    for (; *a && (*a == *b || (*a == '_' && *b == '-') || (*a == '-' && *b == '_')); a++, b++) {}
+    return *a == *b;
+}
+
+static bool given(const char *key, const char *const *sets, size_t n_sets)
+{
+    size_t n = strlen(key);
+    for (size_t i = 0; i < n_sets; i++)
+        if (!strncmp(sets[i], key, n) && sets[i][n] == '=') return true;
+    return false;
+}
+
+/* Keys that only other optimizers have; one that none has stays and is refused. */
+static void drop_foreign(struct recipe *r)
+{
+    const char *name = "adamw";
+    size_t kept = 0;
+    for (size_t i = 0; i < r->n_optimizer; i++)
+        if (!strcmp(r->optimizer[i].section, "optimizer") && !strcmp(r->optimizer[i].key, "name")) name = r->optimizer[i].value;
+    for (size_t i = 0; i < r->n_optimizer; i++) {
+        struct opt_entry *e = &r->optimizer[i];
+        if (!strcmp(e->section, "optimizer") && opt_find(name) && !opt_has_key(name, e->key) && opt_has_key(NULL, e->key)) entry_release(e);
+        else r->optimizer[kept++] = *e;
+    }
+    r->n_optimizer = kept;
+}
+
+/* The k-th key of the member's own section, NULL after the last. */
+static const struct opt_entry *own_key(const struct recipe *r, const char *member, size_t *k)
+{
+    while (*k < r->n_compare && !same_name(r->compare[*k].section + 8, member)) ++*k;
+    return *k < r->n_compare ? &r->compare[(*k)++] : NULL;
+}
+
+static int unknown_member(const struct recipe *r, const char *member)
+{
+    const char *names[256] = { NULL };
+    char at[300];
+    size_t n = 0, k = 0;
+    const struct opt_entry *own = own_key(r, member, &k);
+    if (own) return tr_fail(TR_EINPUT, "section [%.80s] (%s): its name is no optimizer's; add optimizer.name = ...", own->section, place_text(at, sizeof at, own->place));
+    for (; opt_kinds[n] && n < 128; n++) names[n] = opt_kinds[n]->name;
+    for (k = 0; k < r->n_compare && n < 255; k++) names[n++] = r->compare[k].section + 8;
+    const char *near = tr_nearest(member, names);
+    return tr_fail(TR_EINPUT, "unknown optimizer '%.60s' (--optimizers): %s%s%s", member, near ? "did you mean '" : "it is neither in `train help optimizer` nor a section [compare.NAME]",
+                   near ? near : "", near ? "'?" : "");
+}
+
+static int become_member(struct recipe *r, const char *const *sets, size_t n_sets, const char *member)
+{
+    const struct opt_entry *e, *name = NULL;
+    for (size_t k = 0; (e = own_key(r, member, &k));)
+        if (!strcmp(e->key, "optimizer.name")) name = e;
+    if (!name && !opt_find(member)) return unknown_member(r, member);
+    TR_TRY(set(r, "optimizer", "name", name ? name->value : member, name ? name->place : (struct tr_place){ r->path, 0 }));
+    drop_foreign(r); /* before its own keys, which must fit it */
+    for (size_t k = 0; (e = own_key(r, member, &k));)
+        if (e != name && !(e->place.line > 0 && given(e->key, sets, n_sets))) TR_TRY(set_whole(r, e->key, e->key + strlen(e->key), e->value, e->place));
+    struct tr_buf dir = { 0 }, title = { 0 };
+    TR_TRY(tr_buf_printf(&dir, "%s/%s", r->run.dir, member));
+    free(r->run.dir);
+    r->run.dir = dir.data;
+    TR_TRY(tr_buf_printf(&title, "%s: %s", r->run.name, member));
+    free(r->run.name);
+    r->run.name = title.data;
+    return TR_OK;
+}
+
+int recipe_load_member(struct recipe *r, const char *path, const char *const *sets, size_t n_sets, const char *member)
+{
+    TR_TRY(read(r, path, sets, n_sets));
+    TR_TRY(fill_names(r));
+    TR_TRY(become_member(r, sets, n_sets, member));
+    return check(r);
+}
+
+int recipe_load(struct recipe *r, const char *path, const char *const *sets, size_t n_sets)
+{
+    TR_TRY(read(r, path, sets, n_sets));
+    TR_TRY(check(r));
+    for (size_t i = 0; i < r->n_compare; i++) { /* what a comparison would meet is said by every command */
+        struct recipe m;
+        if (i > 0 && !strcmp(r->compare[i].section, r->compare[i - 1].section)) continue;
+        int rc = recipe_load_member(&m, path, sets, n_sets, r->compare[i].section + 8);
+        recipe_release(&m);
+        TR_TRY(rc);
+    }
+    return TR_OK;
+}
+
 void recipe_release(struct recipe *r)
 {
     for (const struct tr_section *s = recipe_sections(); s->name; s++) tr_options_release(s->options, base_of(r, s));
-    for (size_t i = 0; i < r->n_optimizer; i++) {
-        free(r->optimizer[i].section);
-        free(r->optimizer[i].key);
-        free(r->optimizer[i].value);
-    }
+    for (size_t i = 0; i < r->n_optimizer; i++) entry_release(&r->optimizer[i]);
+    for (size_t i = 0; i < r->n_compare; i++) entry_release(&r->compare[i]);
     free(r->optimizer);
+    free(r->compare);
     free(r->path);
     *r = (struct recipe){ 0 };
 }
@@ -247,17 +386,8 @@ int recipe_print(const struct recipe *r, struct tr_buf *out)
 int recipe_write_config(const struct recipe *r)
 {
     struct tr_buf text = { 0 };
-    struct tr_tmpfile f = { 0 };
-    char *path = NULL;
-    int rc;
-    TR_GO(recipe_print(r, &text));
-    TR_GO(tr_path_join(&path, r->run.dir, "config.ini"));
-    TR_GO(tr_tmpfile_open(&f, path));
-    fwrite(text.data, 1, text.size, f.f);
-    rc = tr_tmpfile_commit(&f);
-done:
-    tr_tmpfile_release(&f);
+    int rc = recipe_print(r, &text);
+    if (rc == TR_OK) rc = tr_write_file(r->run.dir, "config.ini", &text);
     tr_buf_release(&text);
-    free(path);
     return rc;
 }

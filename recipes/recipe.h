@@ -15,8 +15,6 @@ enum { RECIPE_OFFLOAD_NONE, RECIPE_OFFLOAD_HOST, RECIPE_OFFLOAD_DISK };
 enum { RECIPE_TIED_AUTO, RECIPE_TIED_FALSE, RECIPE_TIED_TRUE };
 
 
-
-
 struct recipe {
     char *path;                     /* of the file, for messages */
     struct {
@@ -37,10 +35,16 @@ struct recipe {
     struct { char *dir, *name; int device; int64_t threads; bool tensorboard; } run;
     struct opt_entry *optimizer;    /* [optimizer] and its groups, in order */
     size_t n_optimizer, cap_optimizer;
+    struct opt_entry *compare;      /* [compare.NAME]: section, and a whole key such as train.lr */
+    size_t n_compare, cap_compare;
 };
 
 /* Reads the file, then applies the overrides "section.key=value". Errors: TR_EINPUT with the place and the remedy. */
 int recipe_load(struct recipe *r, const char *path, const char *const *sets, size_t n_sets);
+/* The recipe as one member of a comparison runs it: optimizer.name = member, then [compare.MEMBER], over which --set wins
+ * (but for a --set of compare.MEMBER itself). Keys of [optimizer] that belong to other optimizers are passed over. Its run
+ * folder is a folder of that name inside the recipe's. */
+int recipe_load_member(struct recipe *r, const char *path, const char *const *sets, size_t n_sets, const char *member);
 void recipe_release(struct recipe *r);
 
 /* The recipe with every key resolved, as INI text. */

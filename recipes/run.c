@@ -133,6 +133,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         TR_GO(tr_mkdirs(r->run.dir));
         if (!path) TR_GO(set_aside(r->run.dir));
         TR_GO(recipe_write_config(r));
+        TR_GO(forecast_write(j, &f, r->run.dir));
     }
     TR_GO(job_net(j, path == NULL));
     TR_GO(job_training(j));

@@ -5,6 +5,7 @@
 #include "recipes/plot.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Of each stretch of time the moment of most bytes is kept, so that no peak is lost and the size is fixed. */
 enum { POINTS = 1500 };
@@ -80,24 +81,55 @@ static int draw(struct tr_buf *out, const struct trace *t)
     return rc;
 }
 
+static int print(struct tr_buf *out, const struct trace *t)
+{
+    TR_TRY(tr_buf_puts(out, "ms"));
+    for (int c = 0; c < TR_CATEGORIES; c++) TR_TRY(tr_buf_printf(out, ",%s", tr_category_name((enum tr_category)c)));
+    for (size_t i = 0; i < t->n; i++) {
+        TR_TRY(tr_buf_printf(out, "\n%.3f", t->point[i].time * 1e3));
+        for (int c = 0; c < TR_CATEGORIES; c++) TR_TRY(tr_buf_printf(out, ",%zu", t->point[i].l.now[c]));
+    }
+    return tr_buf_puts(out, "\n");
+}
+
 int trace_end(struct trace *t, const char *folder)
 {
-    struct tr_buf svg = { 0 };
-    struct tr_tmpfile f = { 0 };
-    char *path = NULL;
+    struct tr_buf svg = { 0 }, csv = { 0 };
     int rc;
     tr_mem_trace(NULL, NULL);
     struct tr_ledger l = tr_mem_ledger();
     note(t, &l);
     TR_GO(draw(&svg, t));
-    TR_GO(tr_path_join(&path, folder, "memory.svg"));
-    TR_GO(tr_tmpfile_open(&f, path));
-    fwrite(svg.data, 1, svg.size, f.f);
-    rc = tr_tmpfile_commit(&f);
+    TR_GO(print(&csv, t));
+    TR_GO(tr_write_file(folder, "memory.svg", &svg));
+    rc = tr_write_file(folder, "memory.csv", &csv);
 done:
-    tr_tmpfile_release(&f);
     tr_buf_release(&svg);
-    free(path);
+    tr_buf_release(&csv);
     trace_free(t);
+    return rc;
+}
+
+int trace_read(struct trace_columns *out, const char *folder)
+{
+    struct tr_buf text = { 0 };
+    char *path;
+    double *all = NULL;
+    *out = (struct trace_columns){ 0 };
+    TR_TRY(tr_path_join(&path, folder, "memory.csv"));
+    int rc = tr_exists(path) ? tr_read_file(&text, path) : TR_OK;
+    free(path);
+    if (rc == TR_OK && text.size) rc = tr_calloc(&all, POINTS * (1 + TR_CATEGORIES), sizeof *all);
+    char *at = all ? strchr(text.data, '\n') : NULL; /* after the names of the columns */
+    for (size_t c = 0; at && out->n < POINTS;) {
+        char *end;
+        all[c * POINTS + out->n] = strtod(at + 1, &end);
+        if (end == at + 1 || *end != (c == TR_CATEGORIES ? '\n' : ',')) break; /* a line cut short, or the end */
+        at = end;
+        if (c++ == TR_CATEGORIES) c = 0, out->n++;
+    }
+    out->ms = all;
+    for (int c = 0; all && c < TR_CATEGORIES; c++) out->bytes[c] = all + (1 + c) * POINTS;
+    tr_buf_release(&text);
     return rc;
 }

@@ -24,6 +24,7 @@ struct command {
     int (*run)(const struct arguments *a);
     int min_args, max_args;
     const struct command_option *options;   /* NULL-terminated */
+    const char *more;                       /* paragraphs of help; may be NULL */
 };
 
 extern const struct command commands[];

@@ -17,6 +17,7 @@ int command_help(const struct command *c)
         any = true;
     }
     if (strstr(c->usage, "RECIPE")) printf("%s  %-24s %s\n", any ? "" : "\noptions\n", "--set SECTION.KEY=VALUE", "set any recipe key; wins over the file; repeatable");
+    if (c->more) printf("\n%s", c->more);
     return TR_OK;
 }
 

@@ -156,6 +156,13 @@ RECIPE_COMMAND(data)
 RECIPE_COMMAND(dump)
 RECIPE_COMMAND(bench)
 
+static int cmd_compare(const struct arguments *a)
+{
+    const char *names = option_value(a, "optimizers", NULL);
+    if (!names) return tr_fail(TR_EINPUT, "no optimizers (train compare): give --optimizers NAME,NAME,...; `train help optimizer` lists them");
+    return recipe_compare(a->args[0], a->sets, a->n_sets, names);
+}
+
 #define OPTIONS(...) (const struct command_option[]){ __VA_ARGS__, { NULL, NULL, NULL } }
 static const struct command_option none[] = { { NULL, NULL, NULL } };
 
@@ -166,11 +173,23 @@ static int cmd_replay(const struct arguments *a)
     return recipe_replay(a->args[0], out);
 }
 
+static const char compare_help[] =
+    "Each optimizer is a run of its own in RUN.DIR/NAME, with the same start, data and seed. Keys of [optimizer] go to every\n"
+    "optimizer that has them. A section for one of them holds whole keys:\n\n"
+    "  [compare.galore]                 [compare.galore-small]           a second one of a kind\n"
+    "  train.lr       = 1e-2            optimizer.name = galore\n"
+    "  optimizer.rank = 64              optimizer.rank = 8\n\n"
+    "RUN.DIR/compare.html shows all of them; the numbers are in compare.csv, curves.csv and memory.csv, the pictures are .svg.\n"
+    "Members that are complete are not run again: the same command continues after a stop (exit code 75) or a failure, and a\n"
+    "member whose recipe has changed starts anew. Where one fails the others still run, and the exit code is 1.\n";
+
 const struct command commands[] = {
     { "run", "run RECIPE.ini [--resume [PATH]]", "train from a recipe", cmd_run, 1, 1,
       OPTIONS({ "resume", "[PATH]", "continue from the newest snapshot of the run folder, or from PATH" }) },
     { "plan", "plan RECIPE.ini [--json]", "tell the memory and speed of a run without starting it", cmd_plan, 1, 1,
       OPTIONS({ "json", NULL, "one JSON object as the last line" }, { "search", NULL, "propose the fastest settings that fit memory.budget" }) },
+    { "compare", "compare RECIPE.ini --optimizers NAME,NAME,...", "the same recipe through several optimizers: curves, memory and speed side by side", cmd_compare, 1, 1,
+      OPTIONS({ "optimizers", "NAME,NAME,...", "optimizers, or sections [compare.NAME] of the recipe" }), compare_help },
     { "eval", "eval RECIPE.ini [--snapshot PATH]", "mean loss and perplexity over data.valid", cmd_eval, 1, 1,
       OPTIONS({ "snapshot", "[PATH]", "weights of this snapshot (no PATH: the newest of the run folder) instead of the model's own" }) },
     { "generate", "generate RECIPE.ini --prompt TEXT", "text from the model", cmd_generate, 1, 1,

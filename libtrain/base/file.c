@@ -105,6 +105,19 @@ void tr_tmpfile_release(struct tr_tmpfile *t)
     *t = (struct tr_tmpfile){ 0 };
 }
 
+int tr_write_file(const char *folder, const char *name, const struct tr_buf *text)
+{
+    struct tr_tmpfile t = { 0 };
+    char *path;
+    TR_TRY(tr_path_join(&path, folder, name));
+    int rc = tr_tmpfile_open(&t, path);
+    if (rc == TR_OK && text->size) fwrite(text->data, 1, text->size, t.f); /* commit sees a failure */
+    if (rc == TR_OK) rc = tr_tmpfile_commit(&t);
+    tr_tmpfile_release(&t);
+    free(path);
+    return rc;
+}
+
 int tr_mkdirs(const char *path)
 {
     char *copy;

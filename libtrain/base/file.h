@@ -20,6 +20,9 @@ int tr_tmpfile_open(struct tr_tmpfile *t, const char *path);
 int tr_tmpfile_commit(struct tr_tmpfile *t);
 void tr_tmpfile_release(struct tr_tmpfile *t);
 
+/* The whole text as folder/name, in that way. */
+int tr_write_file(const char *folder, const char *name, const struct tr_buf *text);
+
 /* Creates the folder and its parents. Errors: TR_EFAIL. */
 int tr_mkdirs(const char *path);
 bool tr_is_dir(const char *path);

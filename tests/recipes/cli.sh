@@ -193,5 +193,89 @@ cp -r run kept
 refused 1 "step [0-9]+" run a.ini --resume --set train.lr=1e6 --set train.clip=0 --set train.steps=400
 case_ "the good snapshot stays"; check "it was touched" cmp run/snapshots/step-00000004.h5 kept/snapshots/step-00000004.h5
 
+# ---- comparisons
+rm -rf run
+recipe c.ini <<INI
+[train]
+steps = 12
+batch = 4
+lr = 1e-3
+log_every = 100
+[optimizer]
+name = galore
+rank = 8
+beta1 = 0.95
+[compare.wild]
+optimizer.name = sgd
+train.lr = 1e6
+train.steps = 100
+[compare.narrow]
+optimizer.name = galore
+optimizer.rank = 2
+[checkpoint]
+every = 0
+INI
+column() { awk -F, -v of="$2" -v name="$3" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) k = i } $1 == of { print $k }' "$1"; } # FILE MEMBER NAME
+case_ "compare: no optimizers"; refused 2 "--optimizers" compare c.ini
+case_ "compare: unknown optimizer"; refused 2 "'galor'.*'galore'" compare c.ini --optimizers adamw,galor
+case_ "compare: twice the same"; refused 2 "twice" compare c.ini --optimizers adam_w,adam-w --set compare.adam-w.optimizer.name=adamw
+case_ "compare: empty name"; refused 2 "empty name" compare c.ini --optimizers adamw,,galore
+case_ "compare: misspelt key of a member"; refused 2 "optimizer\.rnak.*'optimizer\.rank'" run c.ini --set compare.narrow.optimizer.rnak=4
+case_ "compare: a key without its section"; refused 2 "whole key" run c.ini --set compare.narrow.rank=4
+case_ "compare: a seed of its own"; refused 2 "share data, seed" run c.ini --set compare.narrow.train.seed=4
+case_ "compare: a section that names no optimizer"; refused 2 "compare\.fast.*optimizer\.name" run c.ini --set compare.fast.train.lr=1
+case_ "compare: a key that no optimizer has"; refused 2 "optimizer\.rankk" compare c.ini --optimizers adamw --set optimizer.rankk=3
+case_ "compare: nothing half-written"; check "a run folder appeared" test ! -e run
+case_ "compare: missing data"; refused 2 "gone\.txt" compare c.ini --optimizers adamw,galore --set data.train=gone.txt
+rm -rf run
+case_ "compare: one fails, the others run"
+refused 1 "1 of 4 members failed \(wild\).*not finite" compare c.ini --optimizers adamw,wild,galore,narrow
+case_ "compare: a table at the end"; check "not all are in it" test "$(grep -cE '^(adamw|galore|narrow) +[0-9.]+ .* 12$|^wild .*failed' out)" = 4
+case_ "compare: summary"; check "state of each" test "$(column run/compare.csv adamw state) $(column run/compare.csv wild state) $(column run/compare.csv narrow state)" = "complete failed complete"
+case_ "compare: best first"; check "order" awk -F, 'NR > 1 && $2 == "complete" { if ($6 < last) exit 1; last = $6 }' run/compare.csv
+case_ "compare: formula beside measured"; check "they differ" awk -F, 'NR > 1 && $2 == "complete" { if ($13 != $14 || !$13) exit 1; n++ } END { exit n != 3 }' run/compare.csv
+case_ "compare: members keep their own settings"; if grep -q '^rank = 2$' run/narrow/config.ini && grep -q '^beta1 = 0.95$' run/adamw/config.ini && grep -q '^rank = 8$' run/galore/config.ini; then pass; else flunk "config.ini of the members"; fi
+case_ "compare: curves"; check "12 steps of each" test "$(grep -c '^adamw,' run/curves.csv)" = 12 -a "$(grep -c '^narrow,' run/curves.csv)" = 12
+case_ "compare: memory over a step"; check "no rows" test "$(grep -c '^galore,' run/memory.csv)" -gt 5
+case_ "compare: page"
+if grep -q 'wild failed:' run/compare.html && [ "$(grep -c '<svg' run/compare.html)" -ge 5 ] && ! grep -qE '<script|src=|href=|@import|url\(' run/compare.html && [ -s run/loss-by-step.svg ] && [ -s run/memory-narrow.svg ]; then pass; else flunk "the page is not whole"; fi
+case_ "compare: what is complete is not run again"
+cp run/adamw/metrics.jsonl kept.jsonl
+code 1 compare c.ini --optimizers adamw,wild,galore,narrow && check "it ran again" cmp kept.jsonl run/adamw/metrics.jsonl
+case_ "compare: a changed recipe starts anew"
+code 0 compare c.ini --optimizers adamw --set train.steps=5 && check "it has 12 steps still" test "$(wc -l <run/adamw/metrics.jsonl)" = 5
+rm -rf run
+
+slow=(--optimizers adamw,galore,apollo --set train.steps=400 --set train.schedule=constant)
+wait_for() { # wait_for MEMBER LINES: until the member has made so many steps
+    for _ in $(seq 400); do [ "$(wc -l 2>/dev/null <"run/$1/metrics.jsonl")" -ge "$2" ] 2>/dev/null && return 0; sleep 0.05; done
+    return 1
+}
+case_ "compare: SIGINT, exit code 75, and on"
+"$train" compare c.ini "${slow[@]}" >out 2>err &
+pid=$!
+wait_for galore 3
+kill -INT $pid
+wait $pid
+got=$?
+cp run/adamw/metrics.jsonl kept.jsonl
+if [ $got != 75 ]; then flunk "exit code $got"
+elif [ "$(column run/compare.csv adamw state)" != complete ] || [ "$(column run/compare.csv galore state)" != stopped ] || [ "$(column run/compare.csv apollo state)" != waiting ]; then flunk "states: $(cut -d, -f1-3 run/compare.csv | tr '\n' ' ')"
+elif code 0 compare c.ini "${slow[@]}"; then
+    grep -q 'resumed at step' err && cmp -s kept.jsonl run/adamw/metrics.jsonl && mv run stopped
+    code 0 compare c.ini "${slow[@]}" && check "losses differ from those of a comparison never stopped" \
+        cmp <(cut -d, -f1,2,4-6 stopped/curves.csv) <(cut -d, -f1,2,4-6 run/curves.csv)
+fi
+rm -rf run stopped
+case_ "compare: a member that is killed"
+"$train" compare c.ini "${slow[@]}" >out 2>err &
+pid=$!
+wait_for galore 3
+kill -KILL "$(tr -d ' ' </proc/$pid/task/$pid/children)"
+wait $pid
+got=$?
+if [ $got = 1 ] && grep -q 'signal 9' err && [ "$(column run/compare.csv apollo state)" = complete ]; then pass; else flunk "exit code $got"; fi
+rm -rf run
+
 echo "[  PASSED  ] $good test(s)."
 [ $bad = 0 ] || { echo "[  FAILED  ] $bad test(s), listed above"; exit 1; }
