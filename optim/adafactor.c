@@ -1,43 +1,23 @@
 /* Adafactor and AdaLOMO: second moments of a matrix from its row and column means. State: [O] and [C] in f32 (a vector: its
  * second moment), and a first moment [O,C] where beta1 is set. Letters: G [O,C], R = rms(W) before the step. */
+#include "optim/adafactor.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/update.h"
-#include "optim/kinds.h"
 #include <math.h>
 #include <stdlib.h>
 
-struct adafactor {
-    struct opt_base base;
-    double eps1, eps2, clip_threshold, decay_rate, beta1;
-    bool relative_step, scale_parameter, warmup_init;
-};
-struct adafactor_state { struct tr_tensor row, col, m; uint64_t t; };
+static const struct tr_option options[] = { OPT_ADAFACTOR_OPTIONS(opt_adafactor, ), OPT_ADAFACTOR_RATE_OPTIONS(opt_adafactor, , "0"), OPT_END };
+static const struct tr_option lomo_options[] = { OPT_ADAFACTOR_OPTIONS(opt_adafactor, ), OPT_END };
 
-#define COMMON(WD) \
-    { "weight_decay", TR_OPT_REAL, offsetof(struct adafactor, base.weight_decay), WD, 0, 1e6, NULL, "W shrinks by the scaled rate times this before the update" }, \
-    { "eps1", TR_OPT_REAL, offsetof(struct adafactor, eps1), "1e-30", 0, 1, NULL, "added to the squared gradient" }, \
-    { "eps2", TR_OPT_REAL, offsetof(struct adafactor, eps2), "1e-3", 0, 1, NULL, "least rms of a weight that the rate is scaled by" }, \
-    { "clip_threshold", TR_OPT_REAL, offsetof(struct adafactor, clip_threshold), "1", 1e-30, 1e30, NULL, "largest rms of a step before the rate" }, \
-    { "decay_rate", TR_OPT_REAL, offsetof(struct adafactor, decay_rate), "-0.8", -10, 0, NULL, "the second moment keeps 1 - t^this" }
-static const struct tr_option options[] = {
-    COMMON("0"),
-    { "beta1", TR_OPT_REAL, offsetof(struct adafactor, beta1), "0", 0, 0.999999999, NULL, "of a first moment; 0 = none" },
-    { "relative_step", TR_OPT_BOOL, offsetof(struct adafactor, relative_step), "false", 0, 0, NULL, "the rate is min(0.01, 1/sqrt(t)), train.lr is not used" },
-    { "scale_parameter", TR_OPT_BOOL, offsetof(struct adafactor, scale_parameter), "false", 0, 0, NULL, "the rate is scaled by max(eps2, R)" },
-    { "warmup_init", TR_OPT_BOOL, offsetof(struct adafactor, warmup_init), "false", 0, 0, NULL, "relative_step begins at 1e-6 t" },
-    OPT_END,
-};
-static const struct tr_option lomo_options[] = { COMMON("0"), OPT_END };
-
-static int init(const void *config, void *state, const struct tr_param *p)
+int opt_adafactor_init(const struct opt_adafactor *c, struct opt_adafactor_state *s, int ndim, const int64_t *dim)
 {
-    const struct adafactor *c = config;
-    struct adafactor_state *s = state;
-    TR_TRY(tr_tensor_new(&s->col, TR_OPTIMIZER, TR_F32, TR_DIMS(tr_cols(&p->value))));
-    if (p->value.ndim > 1) TR_TRY(tr_tensor_new(&s->row, TR_OPTIMIZER, TR_F32, TR_DIMS(tr_rows(&p->value))));
-    return c->beta1 > 0 ? tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim) : TR_OK;
+    TR_TRY(tr_tensor_new(&s->col, TR_OPTIMIZER, TR_F32, TR_DIMS(dim[ndim - 1])));
+    if (ndim > 1) TR_TRY(tr_tensor_new(&s->row, TR_OPTIMIZER, TR_F32, TR_DIMS(dim[0])));
+    return c->beta1 > 0 ? tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, ndim, dim) : TR_OK;
 }
+
+static int init(const void *config, void *state, const struct tr_param *p) { return opt_adafactor_init(config, state, p->value.ndim, p->value.dim); }
 
 static double rms(const struct tr_tensor *x) { return sqrt(tr_kernels()->sum_squares(x) / (double)tr_count(x)); }
 
@@ -67,7 +47,7 @@ static int side(struct tr_tensor *f, struct tr_tensor *kept, const struct tr_ten
 }
 
 /* g becomes d, the direction before clipping. */
-static int direction(const struct adafactor *c, struct adafactor_state *st, struct tr_tensor *g, double b)
+static int direction(const struct opt_adafactor *c, struct opt_adafactor_state *st, struct tr_tensor *g, double b)
 {
     struct tr_tensor fr = { 0 }, fc = { 0 };
     if (!st->row.ndim) {
@@ -82,38 +62,50 @@ static int direction(const struct adafactor *c, struct adafactor_state *st, stru
     return rc;
 }
 
-static int step(const struct adafactor *c, struct adafactor_state *st, const struct opt_step *s, bool scaled)
+int opt_adafactor_direction(const struct opt_adafactor *c, struct opt_adafactor_state *st, struct tr_tensor *g, const struct tr_tensor *w,
+                            double base_lr, bool scaled, double *lr, double *rate)
 {
-    double t = (double)++st->t, b = 1 - pow(t, c->decay_rate), lr = s->lr;
-    if (c->relative_step) lr = fmin(c->warmup_init ? 1e-6 * t : 1e-2, 1 / sqrt(t));
-    if (scaled) lr *= fmax(c->eps2, rms(&s->p->value));
-    struct tr_apply a = { (float)(1 - lr * c->base.weight_decay), 1, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
-    TR_TRY(direction(c, st, s->grad, b));
-    double rate = lr / fmax(1, rms(s->grad) / c->clip_threshold);
-    if (st->m.ndim) tr_updates()->momentum(s->grad, &st->m, (float)c->beta1, (float)((1 - c->beta1) * rate), 0, 1);
-    else a.rate = (float)rate;
+    double t = (double)++st->t, b = 1 - pow(t, c->decay_rate);
+    *lr = c->relative_step ? fmin(c->warmup_init ? 1e-6 * t : 1e-2, 1 / sqrt(t)) : base_lr;
+    if (scaled) *lr *= fmax(c->eps2, rms(w));
+    TR_TRY(direction(c, st, g, b));
+    *rate = *lr / fmax(1, rms(g) / c->clip_threshold);
+    if (!st->m.ndim) return TR_OK;
+    tr_updates()->momentum(g, &st->m, (float)c->beta1, (float)((1 - c->beta1) * *rate), 0, 1);
+    *rate = 1;
+    return TR_OK;
+}
+
+static int step(const struct opt_adafactor *c, struct opt_adafactor_state *st, const struct opt_step *s, bool scaled)
+{
+    double lr, rate;
+    TR_TRY(opt_adafactor_direction(c, st, s->grad, &s->p->value, s->lr, scaled, &lr, &rate));
+    struct tr_apply a = { (float)(1 - lr * c->base.weight_decay), (float)rate, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     tr_updates()->apply(&s->p->value, s->grad, &a);
     return TR_OK;
 }
 
-static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, ((const struct adafactor *)config)->scale_parameter); }
+static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, ((const struct opt_adafactor *)config)->scale_parameter); }
 static int update_lomo(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, true); }
 
-static int visit(void *state, struct opt_lister *l)
+int opt_adafactor_list(struct opt_adafactor_state *s, struct opt_lister *l)
 {
-    struct adafactor_state *s = state;
     TR_TRY(opt_list_tensor(l, "row", &s->row));
     TR_TRY(opt_list_tensor(l, "col", &s->col));
     TR_TRY(opt_list_tensor(l, "m", &s->m));
     return opt_list_words(l, "t", &s->t, 1);
 }
 
-static size_t bytes(const void *config, int64_t m, int64_t n)
+static int visit(void *state, struct opt_lister *l) { return opt_adafactor_list(state, l); }
+
+size_t opt_adafactor_bytes(const struct opt_adafactor *c, int64_t m, int64_t n, bool matrix)
 {
-    return 4 * (size_t)(m > 1 ? m + n : n) + (((const struct adafactor *)config)->beta1 > 0 ? 4 * (size_t)(m * n) : 0);
+    return 4 * (size_t)(matrix ? m + n : n) + (c->beta1 > 0 ? 4 * (size_t)(m * n) : 0);
 }
 
-#define KIND .config_size = sizeof(struct adafactor), .state_size = sizeof(struct adafactor_state), .init = init, .visit = visit, .bytes = bytes
+static size_t bytes(const void *config, int64_t m, int64_t n) { return opt_adafactor_bytes(config, m, n, m > 1); }
+
+#define KIND .config_size = sizeof(struct opt_adafactor), .state_size = sizeof(struct opt_adafactor_state), .init = init, .visit = visit, .bytes = bytes
 const struct opt_kind opt_adafactor = {
     KIND, .name = "adafactor", .summary = "second moments from row and column means: almost no state", .source = "Shazeer and Stern 2018, Adafactor; transformers",
     .rule = "b = 1 - t^decay_rate; row, col = means of g^2 + eps1; d = g / (sqrt(row/mean(row)) sqrt(col)); d = d / max(1, rms(d)/clip_threshold); W = (1 - lr decay) W - lr d",

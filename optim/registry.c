@@ -3,7 +3,7 @@
 
 const struct opt_kind *const opt_kinds[] = {
     &opt_sgd, &opt_signsgd, &opt_adamw, &opt_adamw_hf, &opt_adamw_8bit, &opt_adafactor, &opt_lion, &opt_lomo, &opt_adalomo,
-    &opt_galore, &opt_galore_8bit, &opt_apollo, &opt_apollo_mini, &opt_frugal, &opt_frugal_lion, &opt_sophia_g,
+    &opt_galore, &opt_galore_8bit, &opt_galore_adafactor, &opt_apollo, &opt_apollo_mini, &opt_frugal, &opt_frugal_lion, &opt_sophia_g,
     NULL,
 };
 

@@ -1,0 +1,114 @@
+#include "optim/project.h"
+#include "libtrain/base/status.h"
+#include "libtrain/kernel/gemm/gemm.h"
+#include "libtrain/kernel/kernel.h"
+#include "libtrain/kernel/linalg.h"
+#include <stdlib.h>
+
+struct opt_sides opt_sides_of(const struct opt_projector *c, int64_t m, int64_t n)
+{
+    int64_t lo = m < n ? m : n;
+    struct opt_sides s = { .r = c->rank < lo ? c->rank : lo };
+    s.right = c->proj_type == OPT_FULL || c->proj_type == OPT_RIGHT || (c->proj_type == OPT_STD && m >= n) || (c->proj_type == OPT_REVERSE_STD && m < n);
+    s.left = c->proj_type == OPT_FULL || !s.right;
+    return s;
+}
+
+int64_t opt_low_count(struct opt_sides d, int64_t m, int64_t n) { return (d.left ? d.r : m) * (d.right ? d.r : n); }
+
+size_t opt_basis_bytes(struct opt_sides d, int64_t m, int64_t n) { return 4 * (size_t)((d.left ? m * d.r : 0) + (d.right ? d.r * n : 0)); }
+
+int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p)
+{
+    int64_t m = tr_rows(&p->value), n = tr_cols(&p->value);
+    struct opt_sides d = opt_sides_of(c, m, n);
+    if (d.left) TR_TRY(tr_tensor_new(&b->left, TR_OPTIMIZER, TR_F32, TR_DIMS(m, d.r)));
+    return d.right ? tr_tensor_new(&b->right, TR_OPTIMIZER, TR_F32, TR_DIMS(d.r, n)) : TR_OK;
+}
+
+int opt_low_new(struct tr_tensor *t, const struct opt_basis *b, const struct tr_param *p)
+{
+    int64_t rows = b->left.ndim ? tr_cols(&b->left) : tr_rows(&p->value), cols = b->right.ndim ? tr_rows(&b->right) : tr_cols(&p->value);
+    return tr_tensor_new(t, TR_OPTIMIZER, TR_F32, TR_DIMS(rows, cols));
+}
+
+int opt_basis_list(struct opt_basis *b, struct opt_lister *l)
+{
+    TR_TRY(opt_list_tensor(l, "projection_left", &b->left));
+    return opt_list_tensor(l, "projection_right", &b->right);
+}
+
+/* Given as [N,R] where P is [R,N]. */
+static int turn(struct tr_tensor *p, const struct tr_tensor *given)
+{
+    int64_t r = tr_rows(p), n = tr_cols(p);
+    float *from = calloc((size_t)(r * n) * 2, sizeof *from), *to = from + r * n;
+    if (!from) return tr_fail(TR_EFAIL, "no memory for a projection");
+    tr_tensor_read(given, from);
+    for (int64_t i = 0; i < r; i++)
+        for (int64_t j = 0; j < n; j++) to[i * n + j] = from[j * r + i];
+    tr_tensor_write(p, to);
+    free(from);
+    return TR_OK;
+}
+
+static int take_given(struct tr_tensor *p, const struct opt_step *s, bool right, bool full, int64_t k)
+{
+    struct tr_tensor given;
+    TR_TRY(s->given->get(s->given->self, !full ? "projection" : right ? "projection_right" : "projection_left", k, &given));
+    if (given.ndim == 2 && given.dim[0] == p->dim[0] && given.dim[1] == p->dim[1]) {
+        tr_kernels()->copy(p, &given);
+        return TR_OK;
+    }
+    if (full && right && given.ndim == 2 && given.dim[0] == p->dim[1] && given.dim[1] == p->dim[0]) return turn(p, &given);
+    return tr_fail(TR_EINPUT, "a projection of '%s' has another shape than [%d, %d]", s->p->name, (int)p->dim[0], (int)p->dim[1]);
+}
+
+static int refresh(struct tr_tensor *p, const struct opt_step *s, bool right, bool full, int64_t k)
+{
+    struct tr_tensor fresh = { 0 };
+    if (s->given) return take_given(p, s, right, full, k);
+    TR_TRY(tr_tensor_arena(&fresh, TR_WORKSPACE, TR_F32, 2, p->dim, 0));
+    int rc = tr_singular_vectors(&fresh, s->grad, right, k > 0 ? p : NULL);
+    if (rc == TR_OK) tr_kernels()->copy(p, &fresh);
+    tr_tensor_release(&fresh);
+    return rc;
+}
+
+int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s, int64_t done)
+{
+    bool full = b->left.ndim && b->right.ndim;
+    if (done % c->update_gap) return TR_OK;
+    if (b->left.ndim) TR_TRY(refresh(&b->left, s, false, full, done / c->update_gap));
+    return b->right.ndim ? refresh(&b->right, s, true, full, done / c->update_gap) : TR_OK;
+}
+
+int opt_project_down(struct tr_tensor *low, const struct opt_basis *b, const struct tr_tensor *g)
+{
+    int64_t m = tr_rows(g), n = tr_cols(g), rl = b->left.ndim ? tr_cols(&b->left) : m, rr = b->right.ndim ? tr_rows(&b->right) : n;
+    struct tr_tensor half = { 0 };
+    int rc;
+    TR_TRY(tr_tensor_arena(low, TR_WORKSPACE, TR_F32, TR_DIMS(rl, rr), 0));
+    if (!b->left.ndim) return tr_gemm_f32(low, 1, g, false, &b->right, true, 0);
+    if (!b->right.ndim) return tr_gemm_f32(low, 1, &b->left, true, g, false, 0);
+    TR_GO(tr_tensor_arena(&half, TR_WORKSPACE, TR_F32, TR_DIMS(rl, n), 0));
+    TR_GO(tr_gemm_f32(&half, 1, &b->left, true, g, false, 0));
+    TR_GO(tr_gemm_f32(low, 1, &half, false, &b->right, true, 0));
+done:
+    tr_tensor_release(&half);
+    return rc;
+}
+
+int opt_project_back(struct tr_tensor *g, const struct opt_basis *b, const struct tr_tensor *low)
+{
+    struct tr_tensor half = { 0 };
+    int rc;
+    if (!b->left.ndim) return tr_gemm_f32(g, 1, low, false, &b->right, false, 0);
+    if (!b->right.ndim) return tr_gemm_f32(g, 1, &b->left, false, low, false, 0);
+    TR_TRY(tr_tensor_arena(&half, TR_WORKSPACE, TR_F32, TR_DIMS(tr_rows(low), tr_cols(g)), 0));
+    TR_GO(tr_gemm_f32(&half, 1, low, false, &b->right, false, 0));
+    TR_GO(tr_gemm_f32(g, 1, &b->left, false, &half, false, 0));
+done:
+    tr_tensor_release(&half);
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* Subspaces of a matrix gradient from its singular vectors. Private to this room.
+ * Letters: G[M,N], rank R. Right: P[R,N], low = G P^T [M,R]; left: P[M,R], low = P^T G [R,N]; full: A[M,R], B[R,N],
+ * low = A^T G B^T [R,R]. */
+#ifndef OPT_PROJECT_H
+#define OPT_PROJECT_H
+#include "optim/kinds.h"
+
+enum { OPT_STD, OPT_REVERSE_STD, OPT_RIGHT, OPT_LEFT, OPT_FULL };
+
+/* Part of a configuration. std compresses the shorter side; a rank above it counts as it. */
+struct opt_projector { int64_t rank, update_gap; int proj_type; double scale; };
+
+#define OPT_PROJECTOR_OPTIONS(T, FIELD, TYPE, TYPES) \
+    { "rank", TR_OPT_INT, offsetof(struct T, FIELD.rank), "128", 1, 1 << 20, NULL, "of the subspace; at most the smaller side counts" }, \
+    { "update_gap", TR_OPT_INT, offsetof(struct T, FIELD.update_gap), "200", 1, 1e15, NULL, "updates between two decompositions" }, \
+    { "scale", TR_OPT_REAL, offsetof(struct T, FIELD.scale), "0.25", 0, 1e9, NULL, "multiplies the step that comes back from the subspace" }, \
+    { "proj_type", TR_OPT_CHOICE, offsetof(struct T, FIELD.proj_type), TYPE, 0, 0, TYPES, "sides that are projected; std compresses the shorter one" }
+#define OPT_PROJ_TYPES "std|reverse_std|right|left|full"
+
+struct opt_sides { int64_t r; bool left, right; };
+struct opt_sides opt_sides_of(const struct opt_projector *c, int64_t m, int64_t n);
+int64_t opt_low_count(struct opt_sides d, int64_t m, int64_t n);
+size_t opt_basis_bytes(struct opt_sides d, int64_t m, int64_t n);
+
+/* Part of a state: one or both bases, f32. */
+struct opt_basis { struct tr_tensor left, right; };
+int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p);
+/* Zeroed f32 tensor shaped like low, for moments. */
+int opt_low_new(struct tr_tensor *t, const struct opt_basis *b, const struct tr_param *p);
+int opt_basis_list(struct opt_basis *b, struct opt_lister *l);
+/* New bases from s->grad when `done` updates (from 0) reach a multiple of update_gap. Given ones may be [N,R] on the right. */
+int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s, int64_t done);
+/* *low in the arena, the caller's to release. */
+int opt_project_down(struct tr_tensor *low, const struct opt_basis *b, const struct tr_tensor *g);
+/* g = back(low). */
+int opt_project_back(struct tr_tensor *g, const struct opt_basis *b, const struct tr_tensor *low);
+
+#endif
