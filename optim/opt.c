@@ -14,7 +14,7 @@ double opt_correction(double beta, int64_t t) { return beta > 0 ? -expm1((double
 
 /* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
 struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
-struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens; struct tr_comm *comm; struct opt_offload *offload; /* NULL: all state is in memory */ };
+struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens, lr; struct tr_comm *comm; struct opt_offload *offload; /* NULL: all state is in memory */ };
 
 static bool matches(const char *patterns, const char *name)
 {
@@ -104,6 +104,7 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
     int rc;
     o->seed = setup->seed;
     o->tokens = setup->tokens;
+    o->lr = setup->lr;
     TR_GO(opt_settings_build(&o->all, setup->entry, setup->n, setup->path));
     TR_GO(tr_calloc(&o->item, (size_t)n, sizeof *o->item));
     for (int64_t i = 0; i < n; i++) {
@@ -288,18 +289,24 @@ void opt_free(struct opt *o)
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
     if (!it->state) return TR_OK;
     TR_TRY(bring(o, it, true));
     TR_TRY(it->kind->update(it->config, it->state, &s));
     return away(o, it, true);
 }
 
-int64_t opt_probe_every(const struct opt *o)
+int64_t opt_probe_every(const struct opt *o, enum opt_probe probe)
 {
     for (int64_t i = 0; i < o->n; i++)
-        if (o->item[i].state && o->item[i].kind->probe_every) return o->item[i].kind->probe_every(o->item[i].config);
+        if (o->item[i].state && o->item[i].kind->probe == probe) return o->item[i].kind->probe_every(o->item[i].config);
     return 0;
+}
+
+bool opt_probe_due(const struct opt *o, enum opt_probe probe, int64_t step)
+{
+    int64_t every = opt_probe_every(o, probe);
+    return every && (probe == OPT_PROBE_HESSIAN ? step - 1 : step) % every == 0;
 }
 
 int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step)

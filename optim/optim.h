@@ -28,11 +28,17 @@ struct opt_step {
     struct tr_param *p;
     struct tr_tensor *grad;
     double lr;
+    double schedule;      /* lr as a share of the recipe's train.lr, for rules with a second rate */
     int64_t t;            /* number of this update, from 1 */
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
     double tokens;        /* of a full step */
     const struct opt_given *given;  /* NULL: make draws and decompositions yourself */
 };
+
+/* Evaluations beside the gradient, for the diagonal of the curvature.
+ *   labels    after the update of step every, 2 every, ...: the gradient against labels that the model drew
+ *   hessian   before the update of step 1, 1 + every, ...: u H u, elementwise, for a normal u (Hutchinson) */
+enum opt_probe { OPT_PROBE_NONE, OPT_PROBE_LABELS, OPT_PROBE_HESSIAN };
 
 struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
 int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t);
@@ -48,8 +54,9 @@ struct opt_kind {
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);
-    /* A rule that needs the curvature: every so many steps, after the update, the gradient against labels that the model
-     * drew is handed over too. Both NULL for others. */
+    /* A rule that needs the curvature says which probe, and every how many steps; what the probe found is handed over then.
+     * Functions NULL for others. */
+    enum opt_probe probe;
     int64_t (*probe_every)(const void *config);
     int (*curvature)(const void *config, void *state, const struct opt_step *s);
     int (*visit)(void *state, struct opt_lister *l);
@@ -77,6 +84,7 @@ struct opt_share { size_t bytes; int64_t rows; bool by_rows; const int64_t *firs
 struct opt_setup {
     const struct opt_entry *entry; size_t n; const char *path; uint64_t seed;
     double tokens;                   /* of a full step */
+    double lr;                       /* the recipe's learning rate, before its schedule */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void *self;
@@ -89,8 +97,10 @@ void opt_free(struct opt *o);
 /* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
  * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
-/* Steps between curvature probes; 0: none is needed. And what a probe found for one parameter. */
-int64_t opt_probe_every(const struct opt *o);
+/* Steps between two probes of a kind, 0: none is needed; whether step `step` (from 1) has one; and what it found for one
+ * parameter (where the rule needs none nothing happens). */
+int64_t opt_probe_every(const struct opt *o, enum opt_probe probe);
+bool opt_probe_due(const struct opt *o, enum opt_probe probe, int64_t step);
 int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step);
 /* No state is in memory that belongs in the file: at the end of a step. */
 int opt_settle(struct opt *o);

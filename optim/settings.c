@@ -28,11 +28,23 @@ bool opt_has_key(const char *name, const char *key)
     return any;
 }
 
-/* One key to the common table or the kind's; other kinds' keys (for `rest`) may be passed over. */
+/* Keys that only the kind which takes the rest has; whether there are any. */
+static bool keys_of_rest(struct tr_option own[64], const struct opt_kind *k)
+{
+    int n = 0;
+    for (const struct tr_option *o = k->matrices_only ? opt_find(k->rest)->options : k->options; o->name && n < 63; o++)
+        if (!in_table(k->options, o->name)) own[n++] = *o;
+    own[n] = (struct tr_option)OPT_END;
+    return n > 0;
+}
+
+/* One key to the common table, the kind's, and that of what takes the rest. */
 static int set_key(struct opt_setting *s, const struct opt_entry *e)
 {
     if (in_table(common_options, e->key)) return tr_options_set(e->section, common_options, &s->common, e->key, e->value, e->place);
-    if (s->rest && in_table(s->rest->options, e->key)) TR_TRY(tr_options_set(e->section, s->rest->options, s->rest_config, e->key, e->value, e->place));
+    bool for_rest = s->rest && in_table(s->rest->options, e->key);
+    if (for_rest) TR_TRY(tr_options_set(e->section, s->rest->options, s->rest_config, e->key, e->value, e->place));
+    if (for_rest && !in_table(s->kind->options, e->key)) return TR_OK;
     if (in_table(s->kind->options, e->key)) return tr_options_set(e->section, s->kind->options, s->config, e->key, e->value, e->place);
     const char *names[64] = { NULL };
     int n = 0;
@@ -161,6 +173,8 @@ int opt_print(const struct opt_entry *e, size_t n, struct tr_buf *out)
         rc = tr_buf_puts(out, "[optimizer]\n");
         if (rc == TR_OK) rc = tr_options_print(out, common_options, &base->common);
         if (rc == TR_OK) rc = tr_options_print(out, base->kind->options, base->config);
+        struct tr_option own[64];
+        if (rc == TR_OK && base->rest && keys_of_rest(own, base->kind)) rc = tr_options_print(out, own, base->rest_config);
     }
     for (size_t i = 0; i < n && rc == TR_OK; i++) { /* groups as they were written */
         if (!is_group(e[i].section)) continue;
@@ -177,6 +191,11 @@ static int help_one(struct tr_buf *out, const struct opt_kind *k)
 {
     TR_TRY(tr_buf_printf(out, "optimizer.name = %s\n  %s.\n\nRule\n  %s\n\nKeys\n", k->name, k->summary, k->rule));
     TR_TRY(tr_options_help(out, k->options));
+    struct tr_option own[64];
+    if (keys_of_rest(own, k)) {
+        TR_TRY(tr_buf_printf(out, "\nKeys of %s, which takes the rest\n", k->rest));
+        TR_TRY(tr_options_help(out, own));
+    }
     TR_TRY(tr_buf_puts(out, "\nKeys of every optimizer\n"));
     TR_TRY(tr_options_help(out, common_options));
     void *config;

@@ -190,7 +190,7 @@ int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed,
-                               .tokens = (double)tr_loader_max_tokens(j->loader, j->batch) };
+                               .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr };
     size_t n = (size_t)j->net->n_params;
     TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
@@ -208,7 +208,7 @@ int job_training(struct job *j)
         setup.file = j->state_file;
     }
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
-    if (j->comm->size > 1 && opt_probe_every(j->opt))
+    if (j->comm->size > 1 && (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN)))
         return tr_fail(TR_EINPUT, "optimizer.name (%s): its curvature probe works on one rank in this version; choose another optimizer or run without mpirun", r->path);
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);

@@ -184,18 +184,54 @@ static int get_given(void *self, const char *what, int64_t k, struct tr_tensor *
 
 /* ---- the walk */
 
+/* Row t of a dataset of the parameter, into host memory. */
+static int read_row(const struct replay *r, const struct tr_param *p, const char *what, int64_t t, float *host)
+{
+    char *path = NULL;
+    enum tr_dtype type;
+    int ndim, rc;
+    int64_t dim[4];
+    TR_GO(path_of(&path, p->name, what));
+    TR_GO(tr_h5_info(r->in, path, &type, &ndim, dim));
+    bool fits = ndim == p->value.ndim + 1 && dim[0] > t;
+    for (int i = 1; i < ndim && fits; i++) fits = dim[i] == p->value.dim[i - 1];
+    if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): it must be [steps, the parameter's shape] and go up to %" PRId64, path, r->path, t));
+    rc = tr_h5_read_rows(r->in, path, TR_F32, t, 1, host);
+done:
+    free(path);
+    return rc;
+}
+
+/* What a probe recorded: the gradient against drawn labels, or u H u. */
+static int probe(struct replay *r, struct opt *o, struct recorded *c, int64_t t, enum opt_probe kind, float *host, struct tr_tensor *grad)
+{
+    int64_t n = tr_count(&c->p->value), every = opt_probe_every(o, kind);
+    float *hu = NULL;
+    int rc;
+    if (!opt_probe_due(o, kind, t + 1)) return TR_OK;
+    if (kind == OPT_PROBE_LABELS) TR_TRY(read_row(r, c->p, "hess_grad", t / every, host));
+    else {
+        TR_TRY(tr_calloc(&hu, (size_t)n, sizeof *hu));
+        TR_GO(read_row(r, c->p, "hutch_u", t / every, host));
+        TR_GO(read_row(r, c->p, "hutch_hu", t / every, hu));
+        for (int64_t i = 0; i < n; i++) host[i] *= hu[i];
+    }
+    tr_tensor_write(grad, host);
+    rc = opt_curvature(o, c->p, grad, t + 1);
+done:
+    free(hu);
+    return rc;
+}
+
 static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64_t t)
 {
     struct tr_tensor grad = { 0 };
     struct tr_param *p = c->p;
-    char *from = NULL, *to = NULL;
+    char *to = NULL;
     float *host = NULL;
     void *self[2] = { c, r };
     struct opt_given given = { self, get_given };
-    enum tr_dtype type;
-    int ndim, rc;
-    int64_t dim[4];
-    TR_GO(path_of(&from, p->name, "grad"));
+    int rc;
     TR_GO(path_of(&to, p->name, "weight"));
     if (t == 0) {
         int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
@@ -203,30 +239,18 @@ static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64
     }
     TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
     TR_GO(tr_tensor_arena(&grad, TR_GRADIENTS, TR_F32, p->value.ndim, p->value.dim, 0));
-    TR_GO(tr_h5_read_rows(r->in, from, TR_F32, t, 1, host));
+    TR_GO(probe(r, o, c, t, OPT_PROBE_HESSIAN, host, &grad));
+    TR_GO(read_row(r, p, "grad", t, host));
     tr_tensor_write(&grad, host);
     TR_GO(opt_update(o, p, &grad, r->lr, t + 1, &given));
     tr_tensor_read(&p->value, host);
     TR_GO(tr_h5_write_rows(r->out, to, TR_F32, t, 1, host));
-    int64_t every = opt_probe_every(o);
-    if (every && (t + 1) % every == 0) {
-        free(from);
-        from = NULL;
-        TR_GO(path_of(&from, p->name, "hess_grad"));
-        TR_GO(tr_h5_info(r->in, from, &type, &ndim, dim));
-        bool fits = ndim == p->value.ndim + 1 && dim[0] > t / every;
-        for (int i = 1; i < ndim; i++) fits = fits && dim[i] == p->value.dim[i - 1];
-        if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): it must be [probes, the parameter's shape]", from, r->path));
-        TR_GO(tr_h5_read_rows(r->in, from, TR_F32, t / every, 1, host));
-        tr_tensor_write(&grad, host);
-        TR_GO(opt_curvature(o, p, &grad, t + 1));
-    }
+    TR_GO(probe(r, o, c, t, OPT_PROBE_LABELS, host, &grad));
 done:
     while (c->n_given > 0) tr_tensor_release(&c->given[--c->n_given]);
     tr_tensor_release(&grad);
     free(host);
     free(to);
-    free(from);
     return rc;
 }
 
@@ -244,7 +268,7 @@ int recipe_replay(const char *in, const char *out)
     TR_GO(tr_calloc(&r.param, (size_t)r.room + 1, sizeof *r.param));
     TR_GO(tr_calloc(&r.rec, (size_t)r.room + 1, sizeof *r.rec));
     TR_GO(tr_h5_list(r.in, "param", add_param, &r));
-    struct opt_setup setup = { .entry = r.entry, .n = r.n_entries, .path = in, .seed = 1 };
+    struct opt_setup setup = { .entry = r.entry, .n = r.n_entries, .path = in, .seed = 1, .lr = r.lr };
     TR_GO(opt_new(&o, &setup, r.param, r.n));
     TR_GO(tr_buf_printf(&tmp, "%s.tmp", out));
     TR_GO(tr_h5_create(&r.out, tmp.data));

@@ -58,7 +58,7 @@ int job_step(struct job *j, struct step_result *out)
     sums[1] = j->stop;
     TR_TRY(update_finish(&u, &norm));
     for (int64_t m = 0; m < j->micro_batches; m++) total += losses[m];
-    int64_t every = opt_probe_every(j->opt);
+    int64_t every = opt_probe_every(j->opt, OPT_PROBE_LABELS);
     bool foretold = tr_mem_is_dry() && every <= j->steps; /* a forecast sees the largest step */
     if (every && (step % every == 0 || foretold)) TR_TRY(job_probe(j, step));
     TR_TRY(opt_settle(j->opt));

@@ -4,6 +4,7 @@
 #include "libtrain/kernel/kernel.h"
 #include "train_config.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #if HAVE_BLAS
 #include <cblas.h>
@@ -122,9 +123,172 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
     for (int i = 6; i-- > 0;) tr_arena_free(mem[i], TR_WORKSPACE);
     return rc;
 }
+
+/* ---- small dense problems in double */
+
+/* Buffers in the arena: what can fail comes before what is computed. */
+struct scratch { void *mem[4]; int n; };
+
+static int scratch_get(struct scratch *s, size_t bytes)
+{
+    TR_TRY(tr_arena_alloc(&s->mem[s->n], bytes, TR_WORKSPACE));
+    s->n++;
+    return TR_OK;
+}
+
+static void scratch_release(struct scratch *s)
+{
+    while (s->n > 0) tr_arena_free(s->mem[--s->n], TR_WORKSPACE);
+}
+
+/* Column-major doubles of a row-major matrix; false when one is not finite. */
+static bool widen(double *to, const struct tr_tensor *x)
+{
+    int64_t m = tr_rows(x), n = tr_cols(x);
+    bool finite = true;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            to[j * m + i] = (double)row_of(x, i)[j];
+            finite &= isfinite(to[j * m + i]) != 0;
+        }
+    return finite;
+}
+
+static void narrow(struct tr_tensor *x, const double *from)
+{
+    int64_t m = tr_rows(x), n = tr_cols(x);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) ((float *)x->data + i * x->ld)[j] = (float)from[j * m + i];
+}
+
+static int bad_matrix(const char *what, lapack_int info)
+{
+    return info ? tr_fail(TR_EFAIL, "%s failed (LAPACK: %d)", what, (int)info) : tr_fail(TR_EFAIL, "%s met a number that is not finite; lower train.lr", what);
+}
+
+/* q (column-major [m,n]) becomes orthonormal; work: n + lwork doubles. */
+static lapack_int orthonormal(double *q, int64_t m, int64_t n, double *work, int64_t lwork)
+{
+    lapack_int info = LAPACKE_dgeqrf_work(LAPACK_COL_MAJOR, (lapack_int)m, (lapack_int)n, q, (lapack_int)m, work, work + n, (lapack_int)lwork);
+    return info ? info : LAPACKE_dorgqr_work(LAPACK_COL_MAJOR, (lapack_int)m, (lapack_int)n, (lapack_int)n, q, (lapack_int)m, work, work + n, (lapack_int)lwork);
+}
+
+enum { QR_BLOCK = 64 };
+
+int tr_orthonormal(struct tr_tensor *q)
+{
+    struct scratch s = { 0 };
+    int64_t m = tr_rows(q), n = tr_cols(q);
+    int rc;
+    TR_GO(scratch_get(&s, (size_t)(m * n) * 8));
+    TR_GO(scratch_get(&s, (size_t)(n + QR_BLOCK * n) * 8));
+    if (tr_mem_is_dry()) goto done;
+    int threads = tr_blas_begin();
+    bool finite = widen(s.mem[0], q);
+    lapack_int info = finite ? orthonormal(s.mem[0], m, n, s.mem[1], QR_BLOCK * n) : 0;
+    tr_blas_end(threads);
+    if (!finite || info) TR_GO(bad_matrix("a QR decomposition", info));
+    narrow(q, s.mem[0]);
+done:
+    scratch_release(&s);
+    return rc;
+}
+
+int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a)
+{
+    struct scratch s = { 0 };
+    int64_t n = tr_rows(a), lwork = 1 + 6 * n + 2 * n * n, liwork = 3 + 5 * n;
+    int rc;
+    TR_GO(scratch_get(&s, (size_t)(n * n + n) * 8));
+    TR_GO(scratch_get(&s, (size_t)lwork * 8));
+    TR_GO(scratch_get(&s, (size_t)liwork * sizeof(lapack_int)));
+    if (tr_mem_is_dry()) goto done;
+    double *z = s.mem[0];
+    int threads = tr_blas_begin();
+    bool finite = widen(z, a);
+    lapack_int info = finite ? LAPACKE_dsyevd_work(LAPACK_COL_MAJOR, 'V', 'U', (lapack_int)n, z, (lapack_int)n, z + n * n, s.mem[1], (lapack_int)lwork, s.mem[2], (lapack_int)liwork) : 0;
+    tr_blas_end(threads);
+    if (!finite || info) TR_GO(bad_matrix("an eigenvalue decomposition", info));
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++) ((float *)q->data + i * q->ld)[j] = (float)z[(n - 1 - j) * n + i];
+done:
+    scratch_release(&s);
+    return rc;
+}
+
+struct ranked { double value; int32_t index; };
+
+static int by_rank(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    return x->value != y->value ? (x->value < y->value) - (x->value > y->value) : (x->index > y->index) - (x->index < y->index);
+}
+
+int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a)
+{
+    struct scratch s = { 0 };
+    int64_t n = tr_rows(a), nn = n * n;
+    int rc;
+    TR_GO(scratch_get(&s, (size_t)(3 * nn) * 8));
+    TR_GO(scratch_get(&s, (size_t)(n + QR_BLOCK * n) * 8));
+    TR_GO(scratch_get(&s, (size_t)n * sizeof(struct ranked)));
+    if (tr_mem_is_dry()) goto done;
+    double *z = s.mem[0], *g = z + nn, *y = g + nn;
+    struct ranked *rank = s.mem[2];
+    int threads = tr_blas_begin();
+    bool finite = widen(z, q) & widen(g, a);
+    lapack_int info = 0;
+    if (finite) {
+        cblas_dgemm(CblasColMajor, CblasNoTrans, CblasNoTrans, (blasint)n, (blasint)n, (blasint)n, 1, g, (blasint)n, z, (blasint)n, 0, y, (blasint)n);
+        for (int64_t j = 0; j < n; j++) rank[j] = (struct ranked){ cblas_ddot((blasint)n, z + j * n, 1, y + j * n, 1), (int32_t)j };
+        qsort(rank, (size_t)n, sizeof *rank, by_rank);
+        for (int64_t j = 0; j < n; j++) memcpy(z + j * n, y + rank[j].index * n, (size_t)n * sizeof *z);
+        info = orthonormal(z, n, n, s.mem[1], QR_BLOCK * n);
+    }
+    tr_blas_end(threads);
+    if (!finite || info) TR_GO(bad_matrix("a power step", info));
+    narrow(q, z);
+    for (int64_t j = 0; j < n; j++) ((int32_t *)order->data)[j] = rank[j].index;
+done:
+    scratch_release(&s);
+    return rc;
+}
+
+int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k)
+{
+    struct scratch s = { 0 };
+    int64_t n = tr_rows(a);
+    int rc;
+    TR_GO(scratch_get(&s, (size_t)(n * n + n) * 8));
+    if (tr_mem_is_dry()) goto done;
+    double *z = s.mem[0], *e = z + n * n;
+    bool finite = widen(z, a);
+    for (int64_t i = 0; i < n * n; i++) z[i] = by * z[i] + (i % (n + 1) ? 0 : damping);
+    for (int64_t i = 0; i < n; i++) e[i] = i == k;
+    int threads = tr_blas_begin();
+    lapack_int info = finite ? LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, 1, z, (lapack_int)n, e, (lapack_int)n) : 0;
+    tr_blas_end(threads);
+    if (!finite || info) TR_GO(bad_matrix("a solution with damping", info));
+    for (int64_t i = 0; i < n; i++) ((float *)x->data)[i] = (float)e[i];
+done:
+    scratch_release(&s);
+    return rc;
+}
 #else
 int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
 {
     return tr_fail(TR_EFAIL, "singular vectors need LAPACK: build with -Dblas=enabled, or choose a random projection");
 }
+
+static int no_lapack(void) { return tr_fail(TR_EFAIL, "matrix decompositions need LAPACK: build with -Dblas=enabled, or choose another optimizer"); }
+int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a) { return no_lapack(); }
+int tr_orthonormal(struct tr_tensor *q) { return no_lapack(); }
+int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a) { return no_lapack(); }
+int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k) { return no_lapack(); }
 #endif
+
+void tr_add_diagonal(struct tr_tensor *a, float x)
+{
+    if (tr_mem_is_dry()) return;
+    for (int64_t i = 0; i < tr_rows(a) && i < tr_cols(a); i++) ((float *)a->data)[i * a->ld + i] += x;
+}

@@ -10,4 +10,19 @@
  * Errors: TR_EFAIL where the build has no LAPACK or it does not converge. */
 int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old);
 
+/* The functions below take dense f32 matrices, compute in double, do nothing in dry mode (work buffers are counted), and fail
+ * with TR_EFAIL where the build has no LAPACK or it does not converge, or a number is not finite. */
+
+/* q [S,S] = eigenvectors of the symmetric a [S,S] as columns, largest eigenvalue first. */
+int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a);
+/* q [M,N], M >= N, becomes the orthonormal factor of its QR decomposition. */
+int tr_orthonormal(struct tr_tensor *q);
+/* A power step: order (i32 [S]) sorts the columns of q [S,S] by diag(q^T a q), largest first, ties by index;
+ * q = qr(a q[:, order]). */
+int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a);
+/* x [1,S] = column k of (damping + by a)^-1, a [S,S] symmetric and not negative. */
+int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k);
+/* Diagonal += x. */
+void tr_add_diagonal(struct tr_tensor *a, float x);
+
 #endif

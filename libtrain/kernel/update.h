@@ -56,6 +56,8 @@ struct tr_updates {
     void (*lion_direction)(struct tr_tensor *u, struct tr_tensor *m, const struct tr_sign *h);
     /* g = sign(g) min(1, |g| / (scale h + eps)) */
     void (*cut_step)(struct tr_tensor *g, const struct tr_tensor *h, float scale, float eps);
+    /* g = sign(g) min(most, |g| / max(h, eps)) */
+    void (*cut_ratio)(struct tr_tensor *g, const struct tr_tensor *h, float eps, float most);
     /* h = keep h + take g^2 */
     void (*mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take);
 };

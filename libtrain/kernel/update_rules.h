@@ -143,6 +143,20 @@ static void NAME(cut_step)(struct tr_tensor *g, const struct tr_tensor *h, float
     }
 }
 
+static void NAME(cut_ratio)(struct tr_tensor *g, const struct tr_tensor *h, float eps, float most)
+{
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, tr_cols(g)) {
+        float x[CHUNK], v[CHUNK];
+        load(x, g, r, c, n);
+        load(v, h, r, c, n);
+        for (int64_t i = 0; i < n; i++) {
+            float y = x[i] / (v[i] > eps ? v[i] : eps);
+            x[i] = y > most ? most : y < -most ? -most : y;
+        }
+        store(g, r, c, n, x);
+    }
+}
+
 static void NAME(mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take)
 {
     ROWS_IN_PARALLEL(h) CHUNKS(c, n, tr_cols(h)) {

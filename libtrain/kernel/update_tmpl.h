@@ -203,5 +203,5 @@ const struct tr_updates NAME(table) = {
     .apply = NAME(apply), .apply_scaled = NAME(apply_scaled), .adam = NAME(adam), .adam_direction = NAME(adam_direction), .sgd = NAME(sgd), .norms = NAME(norms),
     .sign = NAME(sign), .clamp = NAME(clamp), .momentum = NAME(momentum), .scale_outer = NAME(scale_outer), .root_direction = NAME(root_direction), .adam_8bit = NAME(adam_8bit),
     .sign_scale = NAME(sign_scale), .pick = NAME(pick), .place = NAME(place), .lion_direction = NAME(lion_direction),
-    .cut_step = NAME(cut_step), .mean_squares = NAME(mean_squares),
+    .cut_step = NAME(cut_step), .cut_ratio = NAME(cut_ratio), .mean_squares = NAME(mean_squares),
 };

@@ -59,7 +59,7 @@ static void recorded_runs(void **state)
 {
     static const char *const files[] = { "sgd", "sgd_momentum", "signsgd_momentum", "adamw", "adamw_hf", "adamw8bit", "adafactor", "adafactor_relative", "lion", "lomo",
         "adalomo", "apollo", "apollo_mini", "apollo_no_limiter", "galore_adamw", "galore_full", "galore_adamw8bit", "frugal_columns_keep", "frugal_rows",
-        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g" };
+        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g", "sophia_h", "galore_adafactor", "natural_galore", "muon", "soap", "cosmos" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char want[600], is[600];
         snprintf(want, sizeof want, "%s/optim/reference/%s.h5", tests_folder, files[i]);
@@ -221,12 +221,14 @@ static void steps_go_down(void **state)
             assert_ok(tr_tensor_new(&before, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&after, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
-            tr_kernels()->copy(&before, &f.p[2].value);
-            family_step(&f, 1, 0.1f);
-            tr_kernels()->copy(&after, &f.p[2].value);
-            tr_kernels()->random_normal(&g, tr_key(5, TR_RNG_PROBE, 2, 1), 0.1f);
             double dot = 0;
-            for (int64_t i = 0; i < n; i++) dot += ((double)((float *)after.data)[i] - (double)((float *)before.data)[i]) * (double)((float *)g.data)[i];
+            for (int64_t t = 1; t <= 2 && dot == 0; t++) { /* the first may only look */
+                tr_kernels()->copy(&before, &f.p[2].value);
+                family_step(&f, t, 0.1f);
+                tr_kernels()->copy(&after, &f.p[2].value);
+                tr_kernels()->random_normal(&g, tr_key(5, TR_RNG_PROBE, 2, (uint64_t)t), 0.1f);
+                for (int64_t i = 0; i < n; i++) dot += ((double)((float *)after.data)[i] - (double)((float *)before.data)[i]) * (double)((float *)g.data)[i];
+            }
             if (!(dot < 0)) fail_msg("%s, type %d: the step goes up (%g)", f.kind, dtype, dot);
             tr_tensor_release(&g);
             tr_tensor_release(&after);
