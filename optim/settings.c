@@ -24,7 +24,7 @@ bool opt_has_key(const char *name, const char *key)
 {
     bool any = in_table(common_options, key);
     for (int i = 0; opt_kinds[i]; i++)
-        if (!name || opt_kinds[i] == opt_find(name)) any |= in_table(opt_kinds[i]->options, key) != NULL;
+        if (!name || opt_kinds[i] == opt_find(name)) any |= in_table(opt_kinds[i]->options, key) != NULL || (opt_kinds[i]->matrices_only && in_table(opt_find(opt_kinds[i]->rest)->options, key));
     return any;
 }
 
