@@ -1,5 +1,6 @@
 #include "recipes/forecast.h"
 #include "libtrain/base/file.h"
+#include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include <errno.h>
@@ -17,8 +18,61 @@ struct answer { int rc; char message[1024]; struct forecast f; };
  * what HDF5 keeps once a snapshot was written. Measured as peak_rss - ledger over models from 1 to 135 million parameters. */
 enum { BESIDE = 11000000, BESIDE_HDF5 = 13000000 };
 
-static int dry_run(struct job *j, struct forecast *f)
+/* ---- the step's phases */
+
+const char *forecast_phase_name(enum forecast_phase p)
 {
+    static const char *const names[FORECAST_PHASES] = { "embedding", "blocks", "loss head", "backward: blocks", "backward: embedding", "updates" };
+    return names[p];
+}
+
+/* What belongs to no part of its own is counted where the step stands. */
+static enum forecast_phase phase_of(enum tr_part part, enum forecast_phase now)
+{
+    switch (part) {
+    case TR_PART_DATA: case TR_PART_EMBED: return FORECAST_EMBED;
+    case TR_PART_NORM: case TR_PART_ATTENTION: case TR_PART_MLP: return FORECAST_BLOCKS;
+    case TR_PART_LOSS: return FORECAST_LOSS;
+    case TR_PART_BACKWARD_LOSS: case TR_PART_BACKWARD_NORM: case TR_PART_BACKWARD_ATTENTION: case TR_PART_BACKWARD_MLP: return FORECAST_BACK;
+    case TR_PART_BACKWARD_EMBED: return FORECAST_BACK_EMBED;
+    case TR_PART_OPTIMIZER: return FORECAST_UPDATE;
+    default: return now;
+    }
+}
+
+struct watch { struct forecast *f; enum forecast_phase now; };
+
+static void watch(void *self, const struct tr_ledger *l)
+{
+    struct watch *w = self;
+    w->now = phase_of(tr_part_current(), w->now);
+    if (l->total <= w->f->phase[w->now].total) return;
+    w->f->phase[w->now].total = l->total;
+    memcpy(w->f->phase[w->now].at, l->now, sizeof l->now);
+}
+
+enum forecast_phase forecast_peak_phase(const struct forecast *f)
+{
+    enum forecast_phase top = FORECAST_EMBED;
+    for (int p = 0; p < FORECAST_PHASES; p++)
+        if (f->phase[p].total > f->phase[top].total) top = (enum forecast_phase)p;
+    return top;
+}
+
+/* ---- the run without memory */
+
+static int change(struct job *j, const char *set)
+{
+    static const char name[] = "optimizer.name=";
+    struct recipe *r = (struct recipe *)(uintptr_t)j->r; /* this process's own */
+    TR_TRY(strncmp(set, name, sizeof name - 1) ? recipe_set(r, set) : recipe_set_optimizer(r, set + sizeof name - 1));
+    return job_resolve(j, j->micro_batch, j->recompute);
+}
+
+static int dry_run(struct job *j, const char *set, struct forecast *f)
+{
+    struct watch w = { f, FORECAST_EMBED };
+    if (set) TR_TRY(change(j, set));
     struct step_result s;
     job_forget_files(j); /* as the run does; this process ends after the answer */
     size_t before = tr_rss_now();
@@ -29,6 +83,7 @@ static int dry_run(struct job *j, struct forecast *f)
     struct tr_ledger built = tr_mem_ledger();
     tr_mem_reset_peak();
     struct tr_spill_counts one = { 0 };
+    tr_mem_trace(watch, &w);
     for (int i = 0; i < 2; i++) {
         one = job_disk(j);
         TR_TRY(job_step(j, &s));
@@ -43,7 +98,9 @@ static int dry_run(struct job *j, struct forecast *f)
     return TR_OK;
 }
 
-int forecast_run(struct job *j, struct forecast *out)
+int forecast_run(struct job *j, struct forecast *out) { return forecast_with(j, NULL, out); }
+
+int forecast_with(struct job *j, const char *set, struct forecast *out)
 {
     int ends[2];
     struct answer a = { 0 };
@@ -57,7 +114,7 @@ int forecast_run(struct job *j, struct forecast *out)
     }
     if (child == 0) {
         close(ends[0]);
-        a.rc = dry_run(j, &a.f);
+        a.rc = dry_run(j, set, &a.f);
         snprintf(a.message, sizeof a.message, "%s", a.rc ? tr_message() : "");
         ssize_t n = write(ends[1], &a, sizeof a);
         _exit(n == (ssize_t)sizeof a ? 0 : 1);
@@ -109,27 +166,6 @@ int forecast_read(struct forecast_note *out, const char *folder)
     json_decref(o);
     free(path);
     return TR_OK;
-}
-
-int forecast_check(struct job *j, const struct forecast *f)
-{
-    int64_t budget = j->r->memory.budget;
-    if (budget <= 0 || f->peak_rss <= budget) return TR_OK;
-    char items[400], advice[600];
-    size_t n = 0;
-    forecast_text(items, sizeof items, &f->ledger);
-    const size_t *at = f->ledger.at_peak;
-    advice[0] = 0;
-    if (j->recompute != TR_BLOCK)
-        n += (size_t)snprintf(advice + n, sizeof advice - n, "memory.recompute = block saves about %.0f MB of activations", (double)at[TR_ACTIVATIONS] * 0.8 / 1e6);
-    if (at[TR_OPTIMIZER] > at[TR_WEIGHTS] / 4)
-        n += (size_t)snprintf(advice + n, sizeof advice - n, "%soptimizer.name = apollo-mini saves about %.0f MB of state", n ? ", " : "", (double)at[TR_OPTIMIZER] * 0.9 / 1e6);
-    if (!j->fused && at[TR_GRADIENTS] > 0)
-        n += (size_t)snprintf(advice + n, sizeof advice - n, "%sone micro-batch without train.clip saves %.0f MB of gradients", n ? ", " : "", (double)at[TR_GRADIENTS] * 0.8 / 1e6);
-    if (j->micro_batch > 1)
-        snprintf(advice + n, sizeof advice - n, "%strain.micro_batch = %" PRId64 " saves about %.0f MB", n ? ", " : "", j->micro_batch / 2, (double)(at[TR_ACTIVATIONS] + at[TR_WORKSPACE] / 2) * 0.5 / 1e6);
-    return tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): memory.budget is %.2f GB; at its peak %s; %s", (double)f->peak_rss / 1e9, j->r->path,
-                   (double)budget / 1e9, items, advice[0] ? advice : "a smaller model or a larger budget is needed");
 }
 
 int forecast_fit(struct job *j, struct forecast *out)

@@ -202,11 +202,32 @@ static int set_whole(struct recipe *r, const char *text, const char *end, const 
     return rc;
 }
 
-static int set_from_command(struct recipe *r, const char *text)
+int recipe_set(struct recipe *r, const char *text)
 {
     const char *eq = strchr(text, '='), *dot = strchr(text, '.');
     if (!eq || !dot || dot == text || dot > eq || eq[-1] == '.') return tr_fail(TR_EINPUT, "bad override '%.80s' (--set): it must be section.key=value", text);
     return set_whole(r, text, eq, eq + 1, (struct tr_place){ "--set", 0 });
+}
+
+/* Another optimizer knows other keys. */
+static void forget_keys(struct recipe *r)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < r->n_optimizer; i++) {
+        struct opt_entry *e = &r->optimizer[i];
+        if (strcmp(e->section, "optimizer") || !strcmp(e->key, "weight_decay")) {
+            r->optimizer[kept++] = *e;
+            continue;
+        }
+        entry_release(e);
+    }
+    r->n_optimizer = kept;
+}
+
+int recipe_set_optimizer(struct recipe *r, const char *name)
+{
+    forget_keys(r);
+    return add_entry(optimizer_entries(r), "optimizer", "name", name, (struct tr_place){ "--set", 0 });
 }
 
 /* ---- checks of combinations */
@@ -260,7 +281,7 @@ static int read(struct recipe *r, const char *path, const char *const *sets, siz
     TR_GO(tr_strdup(&r->path, path));
     TR_GO(tr_ini_read(&ini, path));
     for (size_t i = 0; i < ini.n; i++) TR_GO(set(r, ini.entry[i].section, ini.entry[i].key, ini.entry[i].value, (struct tr_place){ r->path, ini.entry[i].line }));
-    for (size_t i = 0; i < n_sets; i++) TR_GO(set_from_command(r, sets[i]));
+    for (size_t i = 0; i < n_sets; i++) TR_GO(recipe_set(r, sets[i]));
     rc = TR_OK;
 done:
     tr_ini_release(&ini);

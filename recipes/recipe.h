@@ -14,7 +14,6 @@ enum { RECIPE_FUSED_AUTO, RECIPE_FUSED_TRUE, RECIPE_FUSED_FALSE };
 enum { RECIPE_OFFLOAD_NONE, RECIPE_OFFLOAD_HOST, RECIPE_OFFLOAD_DISK };
 enum { RECIPE_TIED_AUTO, RECIPE_TIED_FALSE, RECIPE_TIED_TRUE };
 
-
 struct recipe {
     char *path;                     /* of the file, for messages */
     struct {
@@ -45,6 +44,10 @@ int recipe_load(struct recipe *r, const char *path, const char *const *sets, siz
  * (but for a --set of compare.MEMBER itself). Keys of [optimizer] that belong to other optimizers are passed over. Its run
  * folder is a folder of that name inside the recipe's. */
 int recipe_load_member(struct recipe *r, const char *path, const char *const *sets, size_t n_sets, const char *member);
+/* One override "section.key=value" more; combinations are not checked. */
+int recipe_set(struct recipe *r, const char *text);
+/* Another optimizer for what no group matches, with its defaults (weight_decay stays). */
+int recipe_set_optimizer(struct recipe *r, const char *name);
 void recipe_release(struct recipe *r);
 
 /* The recipe with every key resolved, as INI text. */

@@ -15,7 +15,7 @@
 
 /* Matrices and activations above the size from which anything goes to the file. */
 static const char base[] =
-    "[model]\narch = llama\nhidden = 128\nlayers = 4\nheads = 4\nkv_heads = 2\nintermediate = 256\nvocab = 257\ncontext = 64\ntokenizer = bytes\n"
+    "[model]\narch = llama\nhidden = 128\nlayers = 3\nheads = 4\nkv_heads = 2\nintermediate = 256\nvocab = 257\ncontext = 64\ntokenizer = bytes\n"
     "[data]\nsequence = 64\n[train]\nsteps = 4\nbatch = 8\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 2\nkeep = 5\n";
 
 static char text_path[512];
@@ -85,6 +85,7 @@ static void shows_in_memory_alone(void **state)
     bool moved = false;
     for (int k = 0; opt_kinds[k]; k++)
         for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
+            if (strcmp(opt_kinds[k]->name, "adamw") && l != (size_t)k % 3) continue; /* adamw in each, the others in turn */
             const char *const *y = layouts[l];
             char name[96];
             double kept[STEPS], spilt[STEPS];

@@ -1,0 +1,125 @@
+/* The forecast of a step in time, and the advice of a budget that is too small: what it says a change saves, the change saves. */
+#include "tests/support/support.h"
+#include "libtrain/base/log.h"
+#include "recipes/commands.h"
+#include "recipes/forecast.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char base[] =
+    "[model]\narch = llama\nhidden = 256\nlayers = 6\nheads = 4\nintermediate = 512\nvocab = 257\ncontext = 64\ntokenizer = bytes\n"
+    "[data]\nsequence = 64\n[train]\nsteps = 4\nbatch = 16\nlr = 1e-3\n[checkpoint]\nevery = 0\n";
+
+static char text_path[512];
+
+static void setup_files(void)
+{
+    snprintf(text_path, sizeof text_path, "%s/text.txt", test_folder());
+    FILE *f = fopen(text_path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 400; i++) fprintf(f, "line %d of a text that repeats %d times\n", i % 17, i % 5);
+    fclose(f);
+}
+
+/* Forecast of the base recipe with settings; TR_OK or the budget's refusal. */
+static int foretell(struct forecast *f, const char *const *more)
+{
+    char path[600], train[600];
+    const char *sets[32] = { train };
+    size_t n = 1;
+    struct recipe r;
+    struct job j;
+    snprintf(path, sizeof path, "%s/plan.ini", test_folder());
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(base, file);
+    fclose(file);
+    snprintf(train, sizeof train, "data.train=%s", text_path);
+    for (; more && *more; more++) sets[n++] = *more;
+    assert_ok(recipe_load(&r, path, sets, n));
+    assert_ok(job_open(&j, &r));
+    assert_ok(job_tokenizer(&j, true));
+    assert_ok(job_data(&j, true));
+    int rc = forecast_fit(&j, f);
+    job_release(&j);
+    recipe_release(&r);
+    return rc;
+}
+
+#define SETS(...) (const char *const[]){ __VA_ARGS__, NULL }
+
+static void phases_hold_the_peak(void **state)
+{
+    static const char *const layouts[][2] = { { "train.clip=0", "optimizer.name=adamw" }, { "train.clip=1", "optimizer.name=galore" }, { "train.micro_batch=4", "optimizer.name=apollo" },
+        { "memory.recompute=block", "optimizer.name=adamw" }, { "memory.offload=disk", "optimizer.name=adamw" } };
+    for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
+        struct forecast f;
+        assert_ok(foretell(&f, layouts[l]));
+        size_t top = 0;
+        for (int p = 0; p < FORECAST_PHASES; p++) {
+            size_t sum = 0;
+            for (int c = 0; c < TR_CATEGORIES; c++) sum += f.phase[p].at[c];
+            assert_int_equal(sum, f.phase[p].total);
+            if (f.phase[p].total > top) top = f.phase[p].total;
+        }
+        assert_int_equal(top, f.ledger.peak);
+        assert_int_equal(f.phase[forecast_peak_phase(&f)].total, top);
+        assert_true(f.phase[FORECAST_EMBED].total < f.phase[FORECAST_BLOCKS].total);
+    }
+}
+
+/* Each "KEY = VALUE saves N MB" of the refusal, done. */
+static void advice_is_true(void **state)
+{
+    static const char *const bases[][2] = { { "model.dtype=f32", "train.clip=0" }, { "model.dtype=f32", "train.clip=1" }, { "model.dtype=bf16", "train.micro_batch=8" }, { "model.dtype=f32", "optimizer.name=galore" } };
+    int followed = 0;
+    for (size_t b = 0; b < sizeof bases / sizeof *bases; b++) {
+        struct forecast whole, other;
+        char advice[2048], key[64], value[64];
+        assert_ok(foretell(&whole, SETS(bases[b][0], bases[b][1])));
+        assert_int_equal(foretell(&other, SETS(bases[b][0], bases[b][1], "memory.budget=1M")), TR_EBUDGET);
+        assert_non_null(strstr(tr_message(), "at its peak ("));
+        snprintf(advice, sizeof advice, "%s", tr_message());
+        double last = 1e30;
+        for (char *p = advice; (p = strstr(p, " saves ")); p++) {
+            char set[160];
+            double saves = atof(p + 7);
+            char *begin = p;
+            while (begin > advice && begin[-1] != ',' && begin[-1] != ';') begin--;
+            assert_int_equal(sscanf(begin, " %63s = %63s", key, value), 2);
+            snprintf(set, sizeof set, "%s=%s", key, value);
+            assert_ok(foretell(&other, SETS(bases[b][0], bases[b][1], set)));
+            double saved = (double)(whole.peak_rss - other.peak_rss) / 1e6;
+            if (fabs(saved - saves) > 0.5) fail_msg("%s is said to save %.1f MB and saves %.1f", set, saves, saved); /* pages of the process differ a little */
+            assert_true(saves <= last);
+            last = saves;
+            followed++;
+        }
+    }
+    assert_true(followed >= 8);
+}
+
+static void what_fits_is_marked(void **state)
+{
+    struct forecast whole, block;
+    char budget[64];
+    assert_ok(foretell(&whole, SETS("memory.recompute=none")));
+    assert_ok(foretell(&block, SETS("memory.recompute=block")));
+    snprintf(budget, sizeof budget, "memory.budget=%lldK", (long long)(block.peak_rss / 1000 + 1000));
+    assert_true(whole.peak_rss > block.peak_rss + 2000000);
+    struct forecast f;
+    assert_int_equal(foretell(&f, SETS("memory.recompute=none", budget)), TR_EBUDGET);
+    char *at = strstr(tr_message(), "memory.recompute = block saves");
+    assert_non_null(at);
+    assert_non_null(strstr(at, "(then it fits)"));
+}
+
+int main(void)
+{
+    tr_log_quiet(true);
+    setup_files();
+    const struct CMUnitTest tests[] = { cmocka_unit_test(phases_hold_the_peak), cmocka_unit_test(advice_is_true), cmocka_unit_test(what_fits_is_marked) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
