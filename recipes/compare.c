@@ -260,7 +260,7 @@ static void print_table(const struct comparison *c)
 }
 
 /* Exit status and message of the whole. */
-static int outcome(const struct comparison *c, const char *path, const char *list)
+static int outcome(const struct comparison *c)
 {
     size_t complete = 0, failed = 0;
     struct tr_buf names = { 0 };
@@ -275,7 +275,7 @@ static int outcome(const struct comparison *c, const char *path, const char *lis
     }
     if (rc != TR_OK) {}
     else if (complete + failed < c->n)
-        rc = tr_fail(TR_ESTOPPED, "stopped on request (%zu of %zu complete): what is complete stays; continue with the same command, `train compare %s --optimizers %s`", complete, c->n, path, list);
+        rc = tr_fail(TR_ESTOPPED, "stopped on request (%zu of %zu complete): what is complete stays; the same command continues", complete, c->n);
     else if (failed && !complete) rc = tr_fail(first->code, "%s", first->why);
     else if (failed)
         rc = tr_fail(TR_EFAIL, "%zu of %zu members failed (%s): %s; the others are complete, see %s/compare.html; the same command tries again what failed", failed, c->n, names.data, first->why, c->dir);
@@ -318,7 +318,7 @@ int recipe_compare(const char *path, const char *const *sets, size_t n_sets, con
     for (size_t i = 0; i < c.n && !stop_asked; i++)
         if (c.m[i].state != MEMBER_COMPLETE) TR_GO(go_on(&c, &c.m[i]));
     print_table(&c);
-    rc = outcome(&c, path, optimizers);
+    rc = outcome(&c);
 done:
     comparison_release(&c);
     return rc;

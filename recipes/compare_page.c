@@ -164,52 +164,54 @@ static double total_at(const struct trace_columns *t, size_t i)
     return sum;
 }
 
-static int step_picture(struct tr_buf *o, const struct comparison *c, const struct member *m, double ms, double bytes, const bool *used)
+static int step_picture(struct tr_buf *o, const struct comparison *c, const struct member *m, double bytes, const bool *used)
 {
     const struct trace_columns *t = &m->trace;
     size_t stride = t->n / MOMENTS + 1, n = (t->n + stride - 1) / stride, n_series = 0, top = 0;
     struct plot_series series[TR_CATEGORIES];
     double *all;
-    char mark[80], file[160];
+    char mark[80], file[160], share[80];
+    double last = t->ms[t->n - 1] > 0 ? t->ms[t->n - 1] : 1;
     TR_TRY(tr_calloc(&all, n * (1 + TR_CATEGORIES), sizeof *all));
     for (size_t i = 0; i < n; i++) {
         size_t best = i * stride;
         for (size_t k = best; k < t->n && k < (i + 1) * stride; k++)
             if (total_at(t, k) > total_at(t, best)) best = k;
+        if (i == n - 1) best = t->n - 1; /* the picture reaches the end */
         if (total_at(t, best) > total_at(t, top)) top = best;
-        all[i] = t->ms[best];
+        all[i] = 100 * t->ms[best] / last;
         for (int k = 0; k < TR_CATEGORIES; k++) all[(size_t)(1 + k) * n + i] = t->bytes[k][best] / 1e6;
     }
     for (int k = 0; k < TR_CATEGORIES; k++)
         if (used[k]) series[n_series++] = (struct plot_series){ tr_category_name((enum tr_category)k), plot_colours[k], all + (size_t)(1 + k) * n };
     snprintf(mark, sizeof mark, "%.1f MB", total_at(t, top) / 1e6);
+    snprintf(share, sizeof share, last < 1e4 ? "%% of a step of %.0f ms" : "%% of a step of %.0f s", last < 1e4 ? last : last / 1e3);
     snprintf(file, sizeof file, "memory-%.100s.svg", m->name);
-    int rc = picture(o, c, file, &(struct plot){ .title = m->name, .unit = "MB", .x_label = "milliseconds", .x = all, .n = n, .series = series, .n_series = n_series, .stacked = true,
-                                                 .mark = mark, .x_to = ms, .y_to = bytes * 1.08 / 1e6, .width = 430, .height = 230, .no_legend = true });
+    int rc = picture(o, c, file, &(struct plot){ .title = m->name, .unit = "MB", .x_label = share, .x = all, .n = n, .series = series, .n_series = n_series, .stacked = true,
+                                                 .mark = mark, .x_to = 100, .y_to = bytes * 1.08 / 1e6, .width = 430, .height = 230, .no_legend = true });
     free(all);
     return rc;
 }
 
 static int memory_pictures(struct tr_buf *o, const struct comparison *c)
 {
-    double ms = 0, bytes = 0;
+    double bytes = 0;
     bool used[TR_CATEGORIES] = { false };
     for (size_t i = 0; i < c->n; i++) {
         const struct trace_columns *t = &c->m[i].trace;
         for (size_t k = 0; k < t->n; k++) {
-            ms = fmax(ms, t->ms[k]);
             bytes = fmax(bytes, total_at(t, k));
             for (int j = 0; j < TR_CATEGORIES; j++) used[j] |= t->bytes[j][k] > 5e4;
         }
     }
     if (bytes == 0) return TR_OK;
-    TR_TRY(tr_buf_puts(o, "<h2>Memory over one step</h2>\n<p>By category, all on one scale. It is the second step of each run: what lies at the bottom all the time stays between steps, the hill is "
+    TR_TRY(tr_buf_puts(o, "<h2>Memory over one step</h2>\n<p>By category, all on one scale of bytes. It is the second step of each run: what lies at the bottom all the time stays between steps, the hill is "
                           "forward and backward. Steps that do more now and then (a decomposition, a curvature probe) may be larger; the peak in the table is that of the whole run.</p>\n<p>"));
     for (int k = 0; k < TR_CATEGORIES; k++)
         if (used[k]) TR_TRY(tr_buf_printf(o, "<span class=\"swatch\" style=\"background:%s\"></span>%s &nbsp; ", plot_colours[k], tr_category_name((enum tr_category)k)));
     TR_TRY(tr_buf_puts(o, "</p>\n<div class=\"grid\">\n"));
     for (size_t i = 0; i < c->n; i++)
-        if (c->order[i]->trace.n) TR_TRY(step_picture(o, c, c->order[i], ms, bytes, used));
+        if (c->order[i]->trace.n) TR_TRY(step_picture(o, c, c->order[i], bytes, used));
     return tr_buf_puts(o, "</div>\n");
 }
 

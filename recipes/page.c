@@ -9,7 +9,7 @@ static const char head[] =
     ":root{--ink:#222;--soft:#666;--back:#fafafa;--card:#fff;--edge:#ddd;--bar:#cfe0f5}\n"
     "@media(prefers-color-scheme:dark){:root{--ink:#e4e4e4;--soft:#a5a5a5;--back:#131518;--card:#1c1e22;--edge:#34373d;--bar:#2b4568}}\n"
     "body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:1000px;margin:2em auto;padding:0 1em}\n"
-    "h1{font-size:1.5em;margin:0 0 .2em}h2{font-size:1.1em;margin:1.6em 0 .5em}.sub{color:var(--soft);margin:0 0 1.4em}\n"
+    "h1{font-size:1.5em;margin:0 0 .2em}h2{font-size:1.1em;margin:1.6em 0 .5em}.sub{color:var(--soft);margin:.3em 0 1.4em}\n"
     "body>svg,.grid>svg{width:100%;height:auto;border:1px solid var(--edge);border-radius:6px;margin:.4em 0;box-sizing:border-box}\n"
     ".grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(400px,1fr));gap:0 .8em}.cards{display:flex;flex-wrap:wrap;gap:.7em}\n"
     ".card{background:var(--card);border:1px solid var(--edge);border-radius:6px;padding:.5em .9em}\n"
