@@ -4,7 +4,7 @@
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "recipes/commands.h"
-#include "recipes/job.h"
+#include "recipes/forecast.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -66,11 +66,13 @@ static void add_memory(json_t *o, const struct tr_ledger *l)
 int recipe_bench(struct recipe *r)
 {
     struct job j = { 0 };
+    struct forecast foretold;
     double *seconds = NULL, *rates = NULL, tokens = 0;
     int rc;
     TR_GO(job_open(&j, r));
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));
+    TR_GO(forecast_fit(&j, &foretold)); /* memory.recompute = auto is resolved, a budget is kept */
     TR_GO(job_net(&j, true));
     TR_GO(job_training(&j));
     job_forget_files(&j);

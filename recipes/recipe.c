@@ -249,6 +249,20 @@ static int fill_names(struct recipe *r)
     return TR_OK;
 }
 
+/* What this build cannot do is refused wherever the recipe is read; remove a line here with what builds it. */
+static int refuse_unbuilt(const struct recipe *r)
+{
+    const char *p = r->path;
+    enum { NCCL = 2 };
+    if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
+    if (r->parallel.backend == NCCL) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): this build has no NCCL; set parallel.backend = auto", p);
+    if (r->checkpoint.memory_every > 0) return tr_fail(TR_EINPUT, "checkpoint.memory_every (%s): this version keeps snapshots on disk alone; set it to 0 and use checkpoint.every", p);
+    if (r->checkpoint.redundancy[0]) return tr_fail(TR_EINPUT, "checkpoint.redundancy (%s): this version has no erasure code; remove it", p);
+    if (r->parallel.pipeline == 1 && (r->parallel.schedule || r->parallel.vocabulary))
+        return tr_fail(TR_EINPUT, "parallel.%s (%s): it has a meaning with parallel.pipeline above 1 only; remove it", r->parallel.schedule ? "schedule" : "vocabulary", p);
+    return TR_OK;
+}
+
 static int check(struct recipe *r)
 {
     const char *p = r->path;
@@ -263,9 +277,11 @@ static int check(struct recipe *r)
         return tr_fail(TR_EINPUT, "train.batch = %" PRId64 " (%s): train.micro_batch = %" PRId64 " does not divide it", r->train.batch, p, r->train.micro_batch);
     if (r->train.min_lr > r->train.lr) return tr_fail(TR_EINPUT, "train.min_lr = %g (%s): it is above train.lr = %g", r->train.min_lr, p, r->train.lr);
     if (r->model.dtype == RECIPE_DTYPE_AUTO) r->model.dtype = r->model.path[0] ? RECIPE_BF16 : RECIPE_F32;
-    if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
+    TR_TRY(refuse_unbuilt(r));
     if (r->memory.offload == RECIPE_OFFLOAD_HOST)
         return tr_fail(TR_EINPUT, "memory.offload = host (%s): on a CPU everything is in the host's memory already, nothing would be saved; set memory.offload = disk or none", p);
+    if (r->memory.offload_dir[0] && r->memory.offload != RECIPE_OFFLOAD_DISK)
+        return tr_fail(TR_EINPUT, "memory.offload_dir (%s): it has a meaning with memory.offload = disk only; remove it or set that", p);
     if (r->memory.recompute == RECIPE_RECOMPUTE_AUTO && r->memory.budget == 0) r->memory.recompute = RECIPE_RECOMPUTE_SELECTIVE;
     TR_TRY(fill_names(r));
     return opt_check(r->optimizer, r->n_optimizer, p);

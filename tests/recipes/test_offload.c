@@ -16,7 +16,7 @@
 /* Matrices and activations above the size from which anything goes to the file. */
 static const char base[] =
     "[model]\narch = llama\nhidden = 128\nlayers = 3\nheads = 4\nkv_heads = 2\nintermediate = 256\nvocab = 257\ncontext = 64\ntokenizer = bytes\n"
-    "[data]\nsequence = 64\n[train]\nsteps = 4\nbatch = 8\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 2\nkeep = 5\n";
+    "[data]\nsequence = 64\n[train]\nsteps = 4\nbatch = 8\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 2\nkeep = 5\n[run]\nthreads = 1\n";
 
 static char text_path[512];
 

@@ -250,7 +250,7 @@ static void recipes_that_are_wrong(void **state)
     static const struct { const char *set, *says; } bad[] = {
         { "train.stepz=3", "did you mean 'train.steps'?" }, { "trian.steps=3", "did you mean 'train'?" }, { "optimizer.name=adamx", "did you mean" }, { "optimizer.rank=3", "optimizer.rank" },
         { "train.micro_batch=3", "does not divide" }, { "train.epochs=2", "both set" }, { "model.preset=llama-9b", "preset" }, { "train.lr=fast", "must be a number" }, { "nonsense", "section.key=value" },
-        { "model.heads=3", "heads" }, { "memory.fused_update=true", NULL }, { "optimizer.group.x.name=sgd", "match" } };
+        { "model.heads=3", "heads" }, { "parallel.backend=nccl", "NCCL" }, { "parallel.schedule=v-half", "pipeline" }, { "memory.offload=host", "host's memory" }, { "memory.offload_dir=x", "memory.offload = disk" }, { "memory.fused_update=true", NULL }, { "optimizer.group.x.name=sgd", "match" } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct recipe r;
         int rc = load(&r, "bad", SETS(bad[i].set));
