@@ -76,7 +76,7 @@ static int dry_run(struct job *j, const char *set, struct forecast *f)
     struct step_result s;
     job_forget_files(j); /* as the run does; this process ends after the answer */
     size_t before = tr_rss_now();
-    tr_loader_widest(j->loader); /* this process alone: batches differ in length and in counted tokens */
+    tr_loader_widest(j->loader, j->batch < INT64_MAX / j->steps ? j->steps * j->batch : INT64_MAX); /* this process alone: batches differ in length and in counted tokens */
     tr_mem_dry(true);
     TR_TRY(job_net(j, false));
     TR_TRY(job_training(j));

@@ -51,8 +51,9 @@ void tr_loader_skip(struct tr_loader *l, int64_t sequences);
 int64_t tr_loader_peek_counted(const struct tr_loader *l, int64_t sequences);
 /* Largest number of tokens that `sequences` sequences can have. */
 int64_t tr_loader_max_tokens(const struct tr_loader *l, int64_t sequences);
-/* From now on every sequence is as long, and has as many counted tokens, as any of the data has: for forecasts. */
-void tr_loader_widest(struct tr_loader *l);
+/* From now on every sequence is as long as any of the data, and has as many counted tokens as any of the next `sequences` of
+ * the walk: for forecasts. */
+void tr_loader_widest(struct tr_loader *l, int64_t sequences);
 /* The position, for snapshots: one visitor call `words`. */
 int tr_loader_visit(struct tr_loader *l, struct tr_visitor *v);
 

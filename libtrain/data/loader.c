@@ -14,25 +14,31 @@ struct tr_loader {
     struct { int64_t *order; uint64_t epoch; bool made; } walk[2];   /* by parity: a batch may reach into the next epoch */
     struct tr_batch batch;
     int64_t token_cap, seq_cap;
-    int64_t most_counted;                   /* in one sequence; below the longest where any token of any is not counted */
-    bool widest;
+    int64_t most_counted;                   /* in one sequence */
+    bool widest, gaps;                      /* gaps: not every token of every sequence is counted */
     int64_t ledger;
 };
 
-static void find_most_counted(struct tr_loader *l)
+static int64_t sequence_at(const struct tr_loader *loader, uint64_t epoch, int64_t index);
+static void advance(const struct tr_loader *l, uint64_t *epoch, int64_t *index);
+
+/* Of the next `sequences` of the walk. */
+static void find_most_counted(struct tr_loader *l, int64_t sequences)
 {
     const struct tr_dataset *d = l->d;
-    bool all = true;
-    for (size_t s = 0; s < d->sequences; s++) {
-        int64_t counted = 0, tokens = 0;
+    uint64_t epoch = l->epoch;
+    int64_t index = l->index;
+    l->most_counted = 0;
+    l->gaps = false;
+    for (int64_t i = 0; i < sequences; i++, advance(l, &epoch, &index)) {
+        int64_t counted = 0, tokens = 0, s = sequence_at(l, epoch, index);
         for (int64_t e = d->first[s]; e < d->first[s + 1]; e++) {
             counted += d->example[e].counted;
             tokens += d->example[e].n;
         }
-        all = all && counted == tokens;
+        l->gaps |= counted < tokens;
         if (counted > l->most_counted) l->most_counted = counted;
     }
-    if (!all && l->most_counted == d->longest_sequence && l->most_counted > 1) l->most_counted--;
 }
 
 int tr_loader_new(struct tr_loader **out, const struct tr_dataset *d, const struct tr_data_config *c, uint64_t seed, bool shuffle)
@@ -46,7 +52,6 @@ int tr_loader_new(struct tr_loader **out, const struct tr_dataset *d, const stru
         tr_loader_free(l);
         return rc;
     }
-    find_most_counted(l);
     l->ledger = shuffle ? (int64_t)(2 * d->sequences * sizeof(int64_t)) : 0;
     tr_mem_count(TR_OTHER, l->ledger);
     *out = l;
@@ -151,20 +156,28 @@ static void add_sequence(struct tr_batch *b, const struct tr_dataset *d, int64_t
     b->seq[++b->n_seqs] = b->n;
 }
 
-static void add_widest(struct tr_batch *b, const struct tr_loader *l)
+/* Where there are gaps at all, the last sequence of a micro-batch has one: rows are gathered then. */
+static void add_widest(struct tr_batch *b, const struct tr_loader *l, bool last)
 {
+    bool gap = last && l->gaps && l->most_counted == l->d->longest_sequence && l->most_counted > 1;
+    int64_t counted = l->most_counted - gap;
     for (int64_t k = 0; k < l->d->longest_sequence; k++) {
         b->ids[b->n + k] = 0;
-        b->targets[b->n + k] = k < l->most_counted ? 0 : -100;
+        b->targets[b->n + k] = k < counted ? 0 : -100;
         b->start[b->n + k] = (int32_t)b->n;
         b->pos[b->n + k] = (int32_t)k;
     }
     b->n += l->d->longest_sequence;
-    b->counted += l->most_counted;
+    b->counted += counted;
     b->seq[++b->n_seqs] = b->n;
 }
 
-void tr_loader_widest(struct tr_loader *l) { l->widest = true; }
+void tr_loader_widest(struct tr_loader *l, int64_t sequences)
+{
+    int64_t all = (int64_t)l->d->sequences;
+    l->widest = true;
+    find_most_counted(l, sequences < all ? sequences : all); /* from the start of an epoch: every one once */
+}
 
 int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch **out)
 {
@@ -172,7 +185,7 @@ int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch
     l->batch.n = l->batch.n_seqs = l->batch.counted = 0;
     l->batch.seq[0] = 0;
     for (int64_t i = 0; i < sequences; i++, advance(l, &l->epoch, &l->index))
-        if (l->widest) add_widest(&l->batch, l);
+        if (l->widest) add_widest(&l->batch, l, i == sequences - 1);
         else add_sequence(&l->batch, l->d, sequence_at(l, l->epoch, l->index));
     *out = &l->batch;
     return TR_OK;
