@@ -9,7 +9,7 @@
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/linalg.h"
 #include "libtrain/kernel/update.h"
-#include "optim/kinds.h"
+#include "optim/project.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -20,7 +20,7 @@ struct frugal {
     struct opt_base base;
     double beta1, beta2, eps, density, inactive_lr_scale, proj_params_lr_scale;
     int64_t update_gap;
-    int selection, inactive_update_rule;
+    int selection, svd, inactive_update_rule;
     bool reset_statistics, correct_bias;
 };
 struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
@@ -34,6 +34,7 @@ struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
     { "density", TR_OPT_REAL, offsetof(struct frugal, density), "0.25", 0, 1, NULL, "share of the gradient that has state" }, \
     { "update_gap", TR_OPT_INT, offsetof(struct frugal, update_gap), "200", 1, 1e15, NULL, "updates between two selections" }, \
     { "selection", TR_OPT_CHOICE, offsetof(struct frugal, selection), "columns", 0, 0, "svd|random|randperm|columns|rows|randk", "which part has state" }, \
+    OPT_SVD_OPTION(frugal, svd), \
     { "reset_statistics", TR_OPT_BOOL, offsetof(struct frugal, reset_statistics), "true", 0, 0, NULL, "moments start again at each selection" }, \
     { "inactive_update_rule", TR_OPT_CHOICE, offsetof(struct frugal, inactive_update_rule), "sign_sgd", 0, 0, "sign_sgd|sgd|no", "how the rest moves" }, \
     { "inactive_lr_scale", TR_OPT_REAL, offsetof(struct frugal, inactive_lr_scale), "1", 0, 1e9, NULL, "rate of the rest, relative" }, \
@@ -106,12 +107,12 @@ static int draw_indices(struct tr_tensor *index, int64_t count, struct tr_key ke
 }
 
 /* P of random directions: singular vectors of a random matrix of G's shape's shorter side, or unit vectors. */
-static int draw_projection(struct tr_tensor *p, const struct frugal *c, const struct opt_step *s, bool right, struct tr_key key)
+static int draw_projection(struct tr_tensor *p, const struct frugal *c, const struct opt_step *s, bool right, int64_t refresh, struct tr_key key)
 {
     struct tr_tensor noise = { 0 }, index = { 0 };
     int64_t side = right ? tr_cols(p) : tr_rows(p), k = right ? tr_rows(p) : tr_cols(p);
     int rc;
-    if (c->selection == SVD) return tr_singular_vectors(p, s->grad, right, NULL);
+    if (c->selection == SVD) return opt_singular_vectors(p, c->svd, s, right, NULL, refresh);
     if (c->selection == RANDOM) {
         TR_GO(tr_tensor_arena(&noise, TR_WORKSPACE, TR_F32, TR_DIMS(right ? k : side, right ? side : k), 0));
         tr_kernels()->random_normal(&noise, key, 1);
@@ -144,7 +145,7 @@ static int refresh(const struct frugal *c, struct frugal_state *st, const struct
         st->t = 0;
     }
     if (!s->given) {
-        if (st->p.ndim) return draw_projection(to, c, s, d->right, key);
+        if (st->p.ndim) return draw_projection(to, c, s, d->right, k, key);
         return draw_indices(to, d->axis == 1 ? tr_cols(s->grad) : d->axis == 0 ? tr_rows(s->grad) : tr_count(s->grad), key);
     }
     TR_TRY(s->given->get(s->given->self, "projection", k, &given));

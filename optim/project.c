@@ -64,12 +64,18 @@ static int take_given(struct tr_tensor *p, const struct opt_step *s, bool right,
     return tr_fail(TR_EINPUT, "a projection of '%s' has another shape than [%d, %d]", s->p->name, (int)p->dim[0], (int)p->dim[1]);
 }
 
-static int refresh(struct tr_tensor *p, const struct opt_step *s, bool right, bool full, int64_t k)
+int opt_singular_vectors(struct tr_tensor *p, int svd, const struct opt_step *s, bool right, const struct tr_tensor *old, int64_t k)
+{
+    if (svd == OPT_EXACT) return tr_singular_vectors(p, s->grad, right, old);
+    return tr_random_range(p, s->grad, right, old, tr_key(s->seed, TR_RNG_PROJECTION, tr_hash(s->p->name), (uint64_t)(2 * k + right)));
+}
+
+static int refresh(struct tr_tensor *p, const struct opt_projector *c, const struct opt_step *s, bool right, bool full, int64_t k)
 {
     struct tr_tensor fresh = { 0 };
     if (s->given) return take_given(p, s, right, full, k);
     TR_TRY(tr_tensor_arena(&fresh, TR_WORKSPACE, TR_F32, 2, p->dim, 0));
-    int rc = tr_singular_vectors(&fresh, s->grad, right, k > 0 ? p : NULL);
+    int rc = opt_singular_vectors(&fresh, c->svd, s, right, k > 0 ? p : NULL, k);
     if (rc == TR_OK) tr_kernels()->copy(p, &fresh);
     tr_tensor_release(&fresh);
     return rc;
@@ -79,8 +85,8 @@ int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const 
 {
     bool full = b->left.ndim && b->right.ndim;
     if (done % c->update_gap) return TR_OK;
-    if (b->left.ndim) TR_TRY(refresh(&b->left, s, false, full, done / c->update_gap));
-    return b->right.ndim ? refresh(&b->right, s, true, full, done / c->update_gap) : TR_OK;
+    if (b->left.ndim) TR_TRY(refresh(&b->left, c, s, false, full, done / c->update_gap));
+    return b->right.ndim ? refresh(&b->right, c, s, true, full, done / c->update_gap) : TR_OK;
 }
 
 int opt_project_down(struct tr_tensor *low, const struct opt_basis *b, const struct tr_tensor *g)

@@ -5,22 +5,29 @@
 #define OPT_PROJECT_H
 #include "optim/kinds.h"
 
+enum { OPT_EXACT, OPT_RANDOM };
 enum { OPT_STD, OPT_REVERSE_STD, OPT_RIGHT, OPT_LEFT, OPT_FULL };
 
 /* Part of a configuration. std compresses the shorter side; a rank above it counts as it. */
-struct opt_projector { int64_t rank, update_gap; int proj_type; double scale; };
+struct opt_projector { int64_t rank, update_gap; int proj_type, svd; double scale; };
 
 #define OPT_PROJECTOR_OPTIONS(T, FIELD, TYPE, TYPES) \
     { "rank", TR_OPT_INT, offsetof(struct T, FIELD.rank), "128", 1, 1 << 20, NULL, "of the subspace; at most the smaller side counts" }, \
     { "update_gap", TR_OPT_INT, offsetof(struct T, FIELD.update_gap), "200", 1, 1e15, NULL, "updates between two decompositions" }, \
     { "scale", TR_OPT_REAL, offsetof(struct T, FIELD.scale), "0.25", 0, 1e9, NULL, "multiplies the step that comes back from the subspace" }, \
-    { "proj_type", TR_OPT_CHOICE, offsetof(struct T, FIELD.proj_type), TYPE, 0, 0, TYPES, "sides that are projected; std compresses the shorter one" }
+    { "proj_type", TR_OPT_CHOICE, offsetof(struct T, FIELD.proj_type), TYPE, 0, 0, TYPES, "sides that are projected; std compresses the shorter one" }, \
+    OPT_SVD_OPTION(T, FIELD.svd)
+#define OPT_SVD_OPTION(T, FIELD) \
+    { "svd", TR_OPT_CHOICE, offsetof(struct T, FIELD), "exact", 0, 0, "exact|random", "how singular vectors are found; random: nearly the same, much faster where rank is far below the smaller side" }
 #define OPT_PROJ_TYPES "std|reverse_std|right|left|full"
 
 struct opt_sides { int64_t r; bool left, right; };
 struct opt_sides opt_sides_of(const struct opt_projector *c, int64_t m, int64_t n);
 int64_t opt_low_count(struct opt_sides d, int64_t m, int64_t n);
 size_t opt_basis_bytes(struct opt_sides d, int64_t m, int64_t n);
+
+/* The first R singular vectors of s->grad, as `svd` says; k: which refresh. See linalg.h; old: NULL at the first. */
+int opt_singular_vectors(struct tr_tensor *p, int svd, const struct opt_step *s, bool right, const struct tr_tensor *old, int64_t k);
 
 /* Part of a state: one or both bases, f32. */
 struct opt_basis { struct tr_tensor left, right; };

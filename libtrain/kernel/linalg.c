@@ -6,6 +6,33 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Element c of vector i of p. */
+static float *entry(const struct tr_tensor *p, bool right, int64_t i, int64_t c) { return (float *)p->data + (right ? i * p->ld + c : c * p->ld + i); }
+
+void tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+{
+    int64_t r = right ? tr_rows(p) : tr_cols(p), l = right ? tr_cols(p) : tr_rows(p);
+    for (int64_t i = 0; i < r && !tr_mem_is_dry(); i++) {
+        double sign = 0;
+        float top = 0;
+        for (int64_t c = 0; c < l; c++) {
+            float x = *entry(p, right, i, c);
+            if (old) sign += (double)x * (double)*entry(old, right, i, c);
+            if (fabsf(x) > fabsf(top)) top = x;
+        }
+        if (!old) sign = (double)top;
+        for (int64_t c = 0; c < l && sign < 0; c++) *entry(p, right, i, c) = -*entry(p, right, i, c);
+    }
+}
+
+void tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+{
+    int64_t r = right ? tr_rows(p) : tr_cols(p), l = right ? tr_cols(p) : tr_rows(p);
+    for (int64_t i = 0; i < r && !tr_mem_is_dry(); i++)
+        for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = old ? *entry(old, right, i, c) : i == c;
+}
+
 #if HAVE_BLAS
 #include <cblas.h>
 #include <lapacke.h>
@@ -78,22 +105,11 @@ static void other_side(double *v, const double *z, const struct tr_tensor *g, bo
     }
 }
 
-/* Element c of vector i of p. */
-static float *entry(const struct tr_tensor *p, bool right, int64_t i, int64_t c) { return (float *)p->data + (right ? i * p->ld + c : c * p->ld + i); }
-
 static void put(struct tr_tensor *p, const double *v, bool right, int64_t r, int64_t l, const struct tr_tensor *old)
 {
-    for (int64_t i = 0; i < r; i++) {
-        const double *u = v + i * l;
-        double sign = 0;
-        int64_t top = 0;
-        for (int64_t c = 0; c < l; c++) {
-            if (old) sign += u[c] * (double)*entry(old, right, i, c);
-            if (fabs(u[c]) > fabs(u[top])) top = c;
-        }
-        if (!old) sign = u[top];
-        for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = (float)(sign < 0 ? -u[c] : u[c]);
-    }
+    for (int64_t i = 0; i < r; i++)
+        for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = (float)v[i * l + c];
+    tr_settle_signs(p, right, old);
 }
 
 int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
@@ -110,10 +126,8 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
         int threads = tr_blas_begin();
         gram(a, mem[1], g, rows);
         for (int64_t i = 0; i < s; i++) trace += a[i * s + i];
-        if (!isfinite(trace) || trace <= 0) {
-            for (int64_t i = 0; i < r; i++)
-                for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = old ? *entry(old, right, i, c) : i == c;
-        } else {
+        if (!isfinite(trace) || trace <= 0) tr_keep_vectors(p, right, old);
+        else {
             rc = largest(z, a, s, r, mem[2], lwork, mem[3], liwork);
             if (rc == TR_OK && rows == right) other_side(mem[5], z, g, rows, r, l);
             if (rc == TR_OK) put(p, rows == right ? mem[5] : z, right, r, l, old);

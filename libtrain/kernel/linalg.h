@@ -1,6 +1,7 @@
 /* Decompositions of matrices, by LAPACK. On one thread each, so that bits do not depend on threads. */
 #ifndef TR_LINALG_H
 #define TR_LINALG_H
+#include "libtrain/base/rng.h"
 #include "libtrain/tensor/tensor.h"
 
 /* The first R singular vectors of g [M,N] (f32, rows maybe longer): right: p [R,N], rows are right singular vectors; else
@@ -9,6 +10,15 @@
  * positive. A g that is zero or not finite leaves `old`, or the first R unit vectors. Work buffers come from the arena.
  * Errors: TR_EFAIL where the build has no LAPACK or it does not converge. */
 int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old);
+
+/* Nearly the same, many times faster where R is far below min(M,N): from what g does to R + 8 random directions, drawn with
+ * `key`, and two power steps (Halko, Martinsson and Tropp 2011). The space is off by about (sigma_(R+9) / sigma_R)^5 and f32
+ * rounding; a g that is zero or not finite leaves what it leaves above. */
+int tr_random_range(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old, struct tr_key key);
+
+/* Parts of both: the signs of vectors that are found; what stands where g says nothing. */
+void tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old);
+void tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old);
 
 /* The functions below take dense f32 matrices, compute in double, do nothing in dry mode (work buffers are counted), and fail
  * with TR_EFAIL where the build has no LAPACK or it does not converge, or a number is not finite. */

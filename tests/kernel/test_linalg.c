@@ -84,6 +84,40 @@ static void vectors(void **state)
         }
 }
 
+/* The randomised range finder: the exact one's vectors where the singular values fall after the R-th, a basis in any case. */
+static void random_range(void **state)
+{
+    static const int64_t sizes[][4] = { { 40, 30, 6, 6 }, { 30, 40, 6, 6 }, { 40, 12, 8, 4 }, { 12, 40, 8, 4 }, { 16, 16, 16, 16 }, { 9, 30, 1, 1 }, { 1, 7, 1, 1 } };
+    float data[LARGEST * (LARGEST + GAP)], tail[LARGEST * (LARGEST + GAP)], x[LARGEST * LARGEST], y[LARGEST * LARGEST];
+    struct tr_key key = tr_key(3, TR_RNG_PROJECTION, 1, 0);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int right = 0; right < 2; right++) {
+            int64_t m = sizes[s][0], n = sizes[s][1], r = sizes[s][2], l = right ? n : m;
+            struct tr_tensor g = matrix(data, m, n, sizes[s][3], 20 + s), p, q;
+            matrix(tail, m, n, m < n ? m : n, 40 + s);
+            for (int64_t i = 0; i < m * (n + GAP) && sizes[s][3] == r; i++) data[i] += 1e-3f * tail[i];
+            p = tr_tensor_view(x, TR_F32, TR_DIMS(right ? r : m, right ? n : r));
+            q = tr_tensor_view(y, TR_F32, TR_DIMS(right ? r : m, right ? n : r));
+            assert_ok(tr_singular_vectors(&p, &g, right, NULL));
+            assert_ok(tr_random_range(&q, &g, right, NULL, key));
+            assert_basis(&q, &g, right, r, sizes[s][3]);
+            double off = 0; /* of the spaces: P P^T - Q Q^T */
+            for (int64_t a = 0; a < l && sizes[s][3] == r; a++)
+                for (int64_t b = 0; b < l; b++) {
+                    double d = 0;
+                    for (int64_t i = 0; i < r; i++) d += vector(&p, right, i, a) * vector(&p, right, i, b) - vector(&q, right, i, a) * vector(&q, right, i, b);
+                    off = fmax(off, fabs(d));
+                }
+            assert_true(off < 1e-5);
+            /* The same draws, the same bits; from its negative comes its negative. */
+            float old[LARGEST * LARGEST];
+            for (int64_t i = 0; i < tr_count(&q); i++) old[i] = -y[i];
+            struct tr_tensor o = tr_tensor_view(old, TR_F32, 2, q.dim);
+            assert_ok(tr_random_range(&p, &g, right, &o, key));
+            assert_memory_equal(x, old, (size_t)tr_count(&p) * 4);
+        }
+}
+
 static void nothing_to_decompose(void **state)
 {
     float data[6 * 5] = { 0 }, x[10], old[10];
@@ -93,6 +127,10 @@ static void nothing_to_decompose(void **state)
         assert_ok(tr_singular_vectors(&p, &g, true, NULL));
         for (int i = 0; i < 10; i++) assert_true(x[i] == (float)(i % 5 == i / 5));
         assert_ok(tr_singular_vectors(&p, &g, true, &o));
+        assert_memory_equal(x, old, sizeof x);
+        assert_ok(tr_random_range(&p, &g, true, NULL, (struct tr_key){ { 1, 2 } }));
+        for (int i = 0; i < 10; i++) assert_true(x[i] == (float)(i % 5 == i / 5));
+        assert_ok(tr_random_range(&p, &g, true, &o, (struct tr_key){ { 1, 2 } }));
         assert_memory_equal(x, old, sizeof x);
         data[7] = NAN;
     }
@@ -124,7 +162,7 @@ static void threads_stay(void **state)
 int main(int argc, char **argv)
 {
 #if HAVE_BLAS
-    const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(nothing_to_decompose), cmocka_unit_test(threads_stay) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(random_range), cmocka_unit_test(nothing_to_decompose), cmocka_unit_test(threads_stay) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #else
     return 77; /* this build has no LAPACK */

@@ -106,7 +106,25 @@ static void recordings_that_are_wrong(void **state)
 /* ---- the family */
 
 enum { PARAMS = 5 };
-struct family { struct tr_param p[PARAMS]; struct opt *o; char kind[40]; struct opt_entry e[2]; };
+struct family { struct tr_param p[PARAMS]; struct opt *o; char kind[40]; struct opt_entry e[3]; };
+
+/* Settings that are as good as kinds of their own. */
+static const struct { const char *kind, *key, *value; } variants[] = { { "galore", "svd", "random" } };
+enum { VARIANTS = sizeof variants / sizeof *variants };
+
+static int kinds(void)
+{
+    int n = 0;
+    while (opt_kinds[n]) n++;
+    return n;
+}
+static int members(void) { return kinds() + VARIANTS; }
+
+static struct opt_entry entry(const char *key, const char *value)
+{
+    return (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)key, (char *)(uintptr_t)value, { 0 } };
+}
+
 static const struct { enum tr_role role; int64_t rows, cols; } shapes[PARAMS] = { { TR_EMBEDDING, 30, 72 }, { TR_MATRIX, 40, 150 }, { TR_MATRIX, 150, 40 },
     { TR_MATRIX, 72, 72 }, { TR_NORM, 0, 72 } };
 
@@ -119,12 +137,14 @@ static void fill(struct tr_tensor *t, uint64_t seed)
     tr_tensor_release(&f);
 }
 
-static void family_init(struct family *f, const struct opt_kind *k, enum tr_dtype dtype)
+static void family_init(struct family *f, int k, enum tr_dtype dtype)
 {
+    int v = k - kinds();
     memset(f, 0, sizeof *f);
-    snprintf(f->kind, sizeof f->kind, "%s", k->name);
-    f->e[0] = (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)"name", f->kind, { 0 } };
-    f->e[1] = (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)"weight_decay", (char *)(uintptr_t)"0", { 0 } };
+    snprintf(f->kind, sizeof f->kind, "%s%s%s", v < 0 ? opt_kinds[k]->name : variants[v].kind, v < 0 ? "" : " ", v < 0 ? "" : variants[v].value);
+    f->e[0] = entry("name", v < 0 ? opt_kinds[k]->name : variants[v].kind);
+    f->e[1] = entry("weight_decay", "0");
+    if (v >= 0) f->e[2] = entry(variants[v].key, variants[v].value);
     for (int i = 0; i < PARAMS; i++) {
         struct tr_param *p = &f->p[i];
         *p = (struct tr_param){ .role = shapes[i].role, .index = i, .trainable = true };
@@ -133,7 +153,7 @@ static void family_init(struct family *f, const struct opt_kind *k, enum tr_dtyp
         else assert_ok(tr_tensor_new(&p->value, TR_WEIGHTS, dtype == TR_INT8 ? TR_BF16 : dtype, TR_DIMS(shapes[i].cols)));
         fill(&p->value, (uint64_t)i);
     }
-    struct opt_setup setup = { .entry = f->e, .n = 2, .path = "test", .seed = 9 };
+    struct opt_setup setup = { .entry = f->e, .n = v < 0 ? 2 : 3, .path = "test", .seed = 9 };
     assert_ok(opt_new(&f->o, &setup, f->p, PARAMS));
 }
 
@@ -185,10 +205,10 @@ static int keep_words(void *self, const char *name, uint64_t *words, int64_t cou
 
 static void formula_is_ledger(void **state)
 {
-    for (int k = 0; opt_kinds[k]; k++) {
+    for (int k = 0; k < members(); k++) {
         struct family f;
         size_t before = tr_mem_ledger().now[TR_OPTIMIZER];
-        family_init(&f, opt_kinds[k], TR_F32);
+        family_init(&f, k, TR_F32);
         size_t used = tr_mem_ledger().now[TR_OPTIMIZER] - before;
         if (used != opt_state_bytes(f.o)) fail_msg("%s: %zu bytes, %zu by the formula", f.kind, used, opt_state_bytes(f.o));
         family_release(&f);
@@ -198,10 +218,10 @@ static void formula_is_ledger(void **state)
 
 static void nothing_moves_without_a_gradient(void **state)
 {
-    for (int k = 0; opt_kinds[k]; k++) {
+    for (int k = 0; k < members(); k++) {
         struct family f, still;
-        family_init(&f, opt_kinds[k], TR_F32);
-        family_init(&still, opt_kinds[k], TR_F32);
+        family_init(&f, k, TR_F32);
+        family_init(&still, k, TR_F32);
         for (int64_t t = 1; t < 4; t++) family_step(&f, t, 0);
         assert_same_weights(&f, &still, "after steps without a gradient");
         family_release(&f);
@@ -212,12 +232,12 @@ static void nothing_moves_without_a_gradient(void **state)
 /* Steps that follow the gradient reduce <w, g> whatever the rule. */
 static void steps_go_down(void **state)
 {
-    for (int k = 0; opt_kinds[k]; k++)
+    for (int k = 0; k < members(); k++)
         for (int dtype = 0; dtype < 3; dtype++) {
             struct family f;
             struct tr_tensor before, after, g;
             int64_t n = 150 * 40;
-            family_init(&f, opt_kinds[k], dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8);
+            family_init(&f, k, dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8);
             assert_ok(tr_tensor_new(&before, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&after, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
@@ -239,16 +259,16 @@ static void steps_go_down(void **state)
 
 static void continued_is_undisturbed(void **state)
 {
-    for (int k = 0; opt_kinds[k]; k++)
+    for (int k = 0; k < members(); k++)
         for (int dtype = 0; dtype < 3; dtype++) {
             enum tr_dtype type = dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8;
             struct family one, two;
             struct kept kept = { .n = 0 };
             struct tr_visitor v = { &kept, keep_tensor, keep_words };
-            family_init(&one, opt_kinds[k], type);
+            family_init(&one, k, type);
             for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
             assert_ok(opt_visit(one.o, &v));
-            family_init(&two, opt_kinds[k], type);
+            family_init(&two, k, type);
             for (int i = 0; i < PARAMS; i++) {
                 memcpy(two.p[i].value.data, one.p[i].value.data, tr_bytes(&one.p[i].value));
                 if (one.p[i].value.quant.scale) {
@@ -273,13 +293,13 @@ static void continued_is_undisturbed(void **state)
 static void threads_do_not_show(void **state)
 {
     int threads = omp_get_max_threads();
-    for (int k = 0; opt_kinds[k]; k++) {
+    for (int k = 0; k < members(); k++) {
         struct family one, two;
         omp_set_num_threads(1);
-        family_init(&one, opt_kinds[k], TR_BF16);
+        family_init(&one, k, TR_BF16);
         for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
         omp_set_num_threads(2);
-        family_init(&two, opt_kinds[k], TR_BF16);
+        family_init(&two, k, TR_BF16);
         for (int64_t t = 1; t <= 3; t++) family_step(&two, t, 0.1f);
         assert_same_weights(&one, &two, "with another number of threads");
         family_release(&one);
