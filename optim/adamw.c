@@ -1,5 +1,5 @@
 /* AdamW in its two orders of epsilon: torch's, and the older one of transformers on which GaLore and APOLLO build.
- * State: two moments [O,C] in f32. */
+ * State: two moments [O,C] in f32 or bf16. */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
@@ -27,8 +27,8 @@ static const struct tr_option hf_options[] = {
 static int init(const void *config, void *state, const struct tr_param *p)
 {
     struct adamw_state *s = state;
-    TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim));
-    return tr_tensor_new(&s->v, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim);
+    TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, p->value.ndim, p->value.dim));
+    return tr_tensor_new(&s->v, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, p->value.ndim, p->value.dim);
 }
 
 static struct tr_key rounding(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t); }
@@ -38,7 +38,7 @@ static int update_torch(const void *config, void *state, const struct opt_step *
     const struct adamw *c = config;
     struct adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_key(s) };
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
@@ -50,7 +50,7 @@ static int update_hf(const void *config, void *state, const struct opt_step *s)
     struct adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) };
     struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
@@ -64,17 +64,17 @@ static int visit(void *state, struct opt_lister *l)
     return opt_list_words(l, "t", &s->t, 1);
 }
 
-static size_t bytes(const void *config, int64_t m, int64_t n) { return 8 * (size_t)(m * n); }
+static size_t bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_moment_size(config) * (size_t)(m * n); }
 
 const struct opt_kind opt_adamw = {
     .name = "adamw", .summary = "Adam with decoupled weight decay, torch's order", .source = "Loshchilov and Hutter 2019; torch.optim.AdamW",
     .rule = "W = (1 - lr decay) W; m, v = moments of g; W = W - lr/(1 - beta1^t) m / (sqrt(v)/sqrt(1 - beta2^t) + eps)",
-    .options = torch_options, .by_rows = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .options = torch_options, .by_rows = true, .bf16_moments = true, .in_8bit = "adamw-8bit", .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
     .init = init, .update = update_torch, .visit = visit, .bytes = bytes,
 };
 const struct opt_kind opt_adamw_hf = {
     .name = "adamw-hf", .summary = "Adam with decoupled weight decay, the order of GaLore's and APOLLO's code", .source = "transformers' former AdamW",
     .rule = "m, v = moments of g; W = W - lr sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps); W = (1 - lr decay) W",
-    .options = hf_options, .by_rows = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
+    .options = hf_options, .by_rows = true, .bf16_moments = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
     .init = init, .update = update_hf, .visit = visit, .bytes = bytes,
 };

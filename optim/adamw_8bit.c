@@ -69,7 +69,7 @@ static size_t bytes(const void *config, int64_t m, int64_t n)
 }
 
 const struct opt_kind opt_adamw_8bit = {
-    .name = "adamw-8bit", .summary = "AdamW with both moments in 8 bits: a quarter of its state", .source = "Dettmers et al. 2021, 8-bit optimizers; bitsandbytes",
+    .name = "adamw-8bit", .in_8bit = "adamw-8bit", .summary = "AdamW with both moments in 8 bits: a quarter of its state", .source = "Dettmers et al. 2021, 8-bit optimizers; bitsandbytes",
     .rule = "AdamW's; after each update m and v are stored as the nearest of 256 values times the largest of their block of 256",
     .options = options, .config_size = sizeof(struct adamw8), .state_size = sizeof(struct adamw8_state),
     .init = init, .update = update, .visit = visit, .bytes = bytes,

@@ -48,8 +48,8 @@ static int init(const void *config, void *state, const struct tr_param *p)
     struct apollo_state *s = state;
     int64_t m = tr_rows(&p->value), n = tr_cols(&p->value), r = rank_of(config, m, n);
     int64_t dim[2] = { m >= n ? m : r, m >= n ? r : n };
-    TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, 2, dim));
-    return tr_tensor_new(&s->v, TR_OPTIMIZER, TR_F32, 2, dim);
+    TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, 2, dim));
+    return tr_tensor_new(&s->v, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, 2, dim);
 }
 
 /* low = sketch of G in the arena. */
@@ -120,7 +120,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     int64_t t = (int64_t)++st->t, m = tr_rows(s->grad), n = tr_cols(s->grad);
     int rc;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) };
     struct tr_apply a = { 1, 0, (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     TR_GO(sketch(&low, c, s, st->t));
     TR_GO(tr_tensor_arena(&u, TR_WORKSPACE, TR_F32, 2, low.dim, 0));
@@ -156,9 +156,9 @@ static int visit(void *state, struct opt_lister *l)
     return TR_OK;
 }
 
-static size_t bytes(const void *config, int64_t m, int64_t n) { return 8 * (size_t)(rank_of(config, m, n) * (m > n ? m : n)); }
+static size_t bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_moment_size(config) * (size_t)(rank_of(config, m, n) * (m > n ? m : n)); }
 
-#define KIND(TABLE) .options = TABLE, .config_size = sizeof(struct apollo), .state_size = sizeof(struct apollo_state), .matrices_only = true, \
+#define KIND(TABLE) .options = TABLE, .config_size = sizeof(struct apollo), .state_size = sizeof(struct apollo_state), .matrices_only = true, .bf16_moments = true, \
     .rest = "adamw-hf", .init = init, .update = update, .visit = visit, .bytes = bytes, .source = "Zhu et al. 2024, APOLLO; apollo-torch"
 const struct opt_kind opt_apollo = {
     KIND(options), .name = "apollo", .summary = "AdamW's step per channel, learnt in a random sketch of rank R",

@@ -71,15 +71,16 @@ static int init_selection(const struct frugal *c, struct frugal_state *s, const 
     if (!d->k) return TR_OK;
     if (c->selection == RANDK && tr_count(&p->value) > INT32_MAX) return tr_fail(TR_EINPUT, "optimizer.selection = randk: '%s' has more entries than can be numbered; choose columns", p->name);
     TR_TRY(c->selection >= COLUMNS ? tr_tensor_new(&s->index, TR_OPTIMIZER, TR_I32, TR_DIMS(d->k)) : tr_tensor_new(&s->p, TR_OPTIMIZER, TR_F32, 2, d->p));
-    return tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, 2, d->low);
+    return tr_tensor_new(&s->m, TR_OPTIMIZER, c->base.moments, 2, d->low);
 }
 
 static int init(const void *config, void *state, const struct tr_param *p)
 {
+    const struct frugal *c = config;
     struct cut d;
     struct frugal_state *s = state;
     TR_TRY(init_selection(config, s, p, &d));
-    return d.k ? tr_tensor_new(&s->v, TR_OPTIMIZER, TR_F32, 2, d.low) : TR_OK;
+    return d.k ? tr_tensor_new(&s->v, TR_OPTIMIZER, c->base.moments, 2, d.low) : TR_OK;
 }
 
 static int init_lion(const void *config, void *state, const struct tr_param *p)
@@ -200,9 +201,9 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
         TR_GO(d.right ? tr_gemm_f32(g, -1, &low, false, &st->p, false, 1) : tr_gemm_f32(g, -1, &st->p, false, &low, false, 1));
     }
     rest_of(c, g, li);
-    if (lion) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2) });
+    if (lion) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
     else {
-        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps };
+        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_key(s) };
         tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &h);
         if (c->correct_bias) rate /= opt_correction(c->beta1, t);
     }
@@ -232,12 +233,12 @@ static int visit(void *state, struct opt_lister *l)
 static size_t size_of(const struct frugal *c, int64_t m, int64_t n, int moments)
 {
     struct cut d = cut_of(c, m, n);
-    return !d.k ? 0 : 4 * (size_t)(c->selection >= COLUMNS ? d.k : d.p[0] * d.p[1]) + 4 * (size_t)moments * (size_t)(d.low[0] * d.low[1]);
+    return !d.k ? 0 : 4 * (size_t)(c->selection >= COLUMNS ? d.k : d.p[0] * d.p[1]) + opt_moment_size(c) * (size_t)moments * (size_t)(d.low[0] * d.low[1]);
 }
 static size_t bytes(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 2); }
 static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 1); }
 
-#define KIND .config_size = sizeof(struct frugal), .state_size = sizeof(struct frugal_state), .matrices_only = true, .visit = visit, \
+#define KIND .config_size = sizeof(struct frugal), .state_size = sizeof(struct frugal_state), .matrices_only = true, .bf16_moments = true, .visit = visit, \
     .source = "Zmushko et al. 2024, FRUGAL; the authors' code"
 const struct opt_kind opt_frugal = {
     KIND, .name = "frugal", .summary = "AdamW on a part of each gradient, sign steps for the rest: state for `density` of it", .options = options, .rest = "adamw",

@@ -1,5 +1,5 @@
 /* GaLore: AdamW or Adafactor in the subspace of the gradient's first singular vectors. State: the basis and two moments
- * shaped like low, f32 (8-bit: moments as codes; Adafactor: its row and column means of low). */
+ * shaped like low, f32 or bf16 (8-bit: moments as codes; Adafactor: its row and column means of low). */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/update.h"
@@ -40,8 +40,8 @@ static int init(const void *config, void *state, const struct tr_param *p)
     const struct galore *c = config;
     struct galore_state *s = state;
     TR_TRY(opt_basis_init(&s->basis, &c->proj, p));
-    TR_TRY(opt_low_new(&s->m, &s->basis, p));
-    return opt_low_new(&s->v, &s->basis, p);
+    TR_TRY(opt_low_new(&s->m, c->base.moments, &s->basis, p));
+    return opt_low_new(&s->v, c->base.moments, &s->basis, p);
 }
 
 static int init_8bit(const void *config, void *state, const struct tr_param *p)
@@ -80,7 +80,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     struct galore_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    return step(c, st, s, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps }, rate);
+    return step(c, st, s, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) }, rate);
 }
 
 static int update_8bit(const void *config, void *state, const struct opt_step *s)
@@ -88,7 +88,7 @@ static int update_8bit(const void *config, void *state, const struct opt_step *s
     const struct galore *c = config;
     struct galore_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_key(s) };
     return step(c, st, s, &h, s->lr / opt_correction(c->beta1, t));
 }
 
@@ -106,7 +106,7 @@ static int visit(void *state, struct opt_lister *l)
 static size_t bytes(const void *config, int64_t m, int64_t n)
 {
     struct opt_sides d = opt_sides_of(&((const struct galore *)config)->proj, m, n);
-    return opt_basis_bytes(d, m, n) + 8 * (size_t)opt_low_count(d, m, n);
+    return opt_basis_bytes(d, m, n) + 2 * opt_moment_size(config) * (size_t)opt_low_count(d, m, n);
 }
 
 static size_t bytes_8bit(const void *config, int64_t m, int64_t n)
@@ -175,11 +175,11 @@ static size_t bytes_adafactor(const void *config, int64_t m, int64_t n)
 #define KIND SOURCE, .config_size = sizeof(struct galore), .state_size = sizeof(struct galore_state), .visit = visit, \
     .rule = "P = first singular vectors of G, each update_gap steps; low = G P^T or P^T G; u = Adam direction of low; W = W - a scale (u P or P u); W = (1 - lr decay) W"
 const struct opt_kind opt_galore = {
-    KIND, .name = "galore", .summary = "AdamW in the subspace of the gradient's first singular vectors", .options = options, .rest = "adamw-hf",
+    KIND, .name = "galore", .bf16_moments = true, .in_8bit = "galore-8bit", .summary = "AdamW in the subspace of the gradient's first singular vectors", .options = options, .rest = "adamw-hf",
     .init = init, .update = update, .bytes = bytes,
 };
 const struct opt_kind opt_galore_8bit = {
-    KIND, .name = "galore-8bit", .summary = "galore with its moments in 8 bits", .options = options_8bit, .rest = "adamw-8bit",
+    KIND, .name = "galore-8bit", .in_8bit = "galore-8bit", .summary = "galore with its moments in 8 bits", .options = options_8bit, .rest = "adamw-8bit",
     .init = init_8bit, .update = update_8bit, .bytes = bytes_8bit,
 };
 const struct opt_kind opt_galore_adafactor = {

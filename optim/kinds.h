@@ -9,6 +9,10 @@ extern const struct opt_kind opt_sgd, opt_signsgd, opt_adamw, opt_adamw_hf, opt_
 
 #define OPT_END { NULL, TR_OPT_INT, 0, NULL, 0, 0, NULL, NULL }
 
+/* What moments in bf16 are rounded with; bytes of an element of a moment. */
+struct tr_key opt_moment_key(const struct opt_step *s);
+size_t opt_moment_size(const void *config);
+
 /* 1 - beta^t without loss of digits for small 1 - beta. */
 double opt_correction(double beta, int64_t t);
 

@@ -1,6 +1,6 @@
 /* Natural GaLore: GaLore's projected gradient, multiplied by the inverse of the Fisher matrix of the last ones.
  * Letters: G[M,N], rank R, H gradients kept; low [R,R] with both sides (the authors' code) or one. State, f32: bases, two moments
- * shaped like low, the last H lows as a ring [H, count of low]. */
+ * shaped like low (or bf16), the last H lows as a ring [H, count of low]. */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/kernel/kernel.h"
@@ -52,8 +52,8 @@ static int init(const void *config, void *state, const struct tr_param *p)
     struct natural_state *s = state;
     struct opt_projector proj = projector(c);
     TR_TRY(opt_basis_init(&s->basis, &proj, p));
-    TR_TRY(opt_low_new(&s->m, &s->basis, p));
-    TR_TRY(opt_low_new(&s->v, &s->basis, p));
+    TR_TRY(opt_low_new(&s->m, c->base.moments, &s->basis, p));
+    TR_TRY(opt_low_new(&s->v, c->base.moments, &s->basis, p));
     return tr_tensor_new(&s->queue, TR_OPTIMIZER, TR_F32, TR_DIMS(c->natural_history, tr_count(&s->m)));
 }
 
@@ -93,7 +93,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     if (c->on_refresh == CLEAR && (t - 1) % proj.update_gap == 0) st->held = 0;
     TR_GO(opt_project_down(&low, &st->basis, s->grad));
     TR_GO(natural_gradient(c, st, &low));
-    tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps });
+    tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) });
     TR_GO(opt_project_back(s->grad, &st->basis, &low));
     tr_updates()->apply(&s->p->value, s->grad, &a);
 done:
@@ -117,11 +117,11 @@ static size_t bytes(const void *config, int64_t m, int64_t n)
     const struct natural *c = config;
     struct opt_projector proj = projector(c);
     struct opt_sides d = opt_sides_of(&proj, m, n);
-    return opt_basis_bytes(d, m, n) + (8 + 4 * (size_t)c->natural_history) * (size_t)opt_low_count(d, m, n);
+    return opt_basis_bytes(d, m, n) + (2 * opt_moment_size(config) + 4 * (size_t)c->natural_history) * (size_t)opt_low_count(d, m, n);
 }
 
 const struct opt_kind opt_natural_galore = {
-    .name = "natural-galore", .summary = "galore with the natural gradient in its subspace", .source = "Das 2024, Natural GaLore; the author's code",
+    .name = "natural-galore", .bf16_moments = true, .summary = "galore with the natural gradient in its subspace", .source = "Das 2024, Natural GaLore; the author's code",
     .rule = "low = U^T G V; y = (damping + sum of the last lows' outer products)^-1 low; u = Adam direction of y; W = W - a scale U u V^T; W = (1 - lr decay) W",
     .options = options, .config_size = sizeof(struct natural), .state_size = sizeof(struct natural_state), .matrices_only = true, .rest = "adamw-hf",
     .init = init, .update = update, .visit = visit, .bytes = bytes,

@@ -12,6 +12,9 @@
 
 double opt_correction(double beta, int64_t t) { return beta > 0 ? -expm1((double)t * log(beta)) : 1; }
 
+struct tr_key opt_moment_key(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name) + 1, (uint64_t)s->t); }
+size_t opt_moment_size(const void *config) { return tr_dtype_size(((const struct opt_base *)config)->moments); }
+
 /* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
 struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
 struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens, lr; struct tr_comm *comm; struct opt_offload *offload; /* NULL: all state is in memory */ };
@@ -50,7 +53,7 @@ static int choose(struct opt *o, struct item *it, struct tr_param *p)
         s->rest = &opt_adamw;
         TR_TRY(tr_calloc(&s->rest_config, 1, s->rest->config_size));
         TR_TRY(tr_options_default(s->rest->options, s->rest_config));
-        ((struct opt_base *)s->rest_config)->weight_decay = ((struct opt_base *)s->config)->weight_decay;
+        *(struct opt_base *)s->rest_config = *(struct opt_base *)s->config;
         TR_TRY(opt_without_decay(&s->rest_no_decay, s->rest, s->rest_config));
     }
     it->p = p;

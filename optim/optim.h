@@ -15,8 +15,8 @@
 /* One key of [optimizer] or [optimizer.group.NAME] as it stands in a recipe. */
 struct opt_entry { char *section, *key, *value; struct tr_place place; };
 
-/* First member of every kind's configuration. */
-struct opt_base { double weight_decay; };
+/* First member of every kind's configuration. moments: TR_F32, or TR_BF16 where the kind can. */
+struct opt_base { double weight_decay; enum tr_dtype moments; };
 
 /* Draws and decompositions handed in instead of made; only replay has them. `what` is the name in the reference files
  * ("projection", "projection_left", "uniform", ...), k counts refreshes (draws) from 0. *out becomes a view in f32, indices
@@ -50,6 +50,8 @@ struct opt_kind {
     size_t config_size, state_size;
     bool matrices_only;                           /* embeddings, head, norms and biases take `rest` */
     const char *rest;
+    bool bf16_moments;                            /* init and bytes follow the configuration's `moments` */
+    const char *in_8bit;                          /* the kind that is this one with moments in 8 bits; NULL: none is */
     bool by_rows;                                 /* an update of some rows needs those rows alone: ranks may share a matrix */
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */

@@ -26,10 +26,10 @@ int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const str
     return d.right ? tr_tensor_new(&b->right, TR_OPTIMIZER, TR_F32, TR_DIMS(d.r, n)) : TR_OK;
 }
 
-int opt_low_new(struct tr_tensor *t, const struct opt_basis *b, const struct tr_param *p)
+int opt_low_new(struct tr_tensor *t, enum tr_dtype dtype, const struct opt_basis *b, const struct tr_param *p)
 {
     int64_t rows = b->left.ndim ? tr_cols(&b->left) : tr_rows(&p->value), cols = b->right.ndim ? tr_rows(&b->right) : tr_cols(&p->value);
-    return tr_tensor_new(t, TR_OPTIMIZER, TR_F32, TR_DIMS(rows, cols));
+    return tr_tensor_new(t, TR_OPTIMIZER, dtype, TR_DIMS(rows, cols));
 }
 
 int opt_basis_list(struct opt_basis *b, struct opt_lister *l)

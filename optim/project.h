@@ -32,8 +32,8 @@ int opt_singular_vectors(struct tr_tensor *p, int svd, const struct opt_step *s,
 /* Part of a state: one or both bases, f32. */
 struct opt_basis { struct tr_tensor left, right; };
 int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p);
-/* Zeroed f32 tensor shaped like low, for moments. */
-int opt_low_new(struct tr_tensor *t, const struct opt_basis *b, const struct tr_param *p);
+/* Zeroed tensor shaped like low, for moments. */
+int opt_low_new(struct tr_tensor *t, enum tr_dtype dtype, const struct opt_basis *b, const struct tr_param *p);
 int opt_basis_list(struct opt_basis *b, struct opt_lister *l);
 /* New bases from s->grad when `done` updates (from 0) reach a multiple of update_gap. Given ones may be [N,R] on the right. */
 int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s, int64_t done);

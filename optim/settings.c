@@ -5,11 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { F32, BF16 }; /* of state_dtype */
 static const struct tr_option common_options[] = {
     { "name", TR_OPT_TEXT, offsetof(struct opt_common, name), "adamw", 0, 0, NULL, "the optimizer; train help optimizer lists them" },
     { "exclude", TR_OPT_TEXT, offsetof(struct opt_common, exclude), "", 0, 0, NULL, "patterns of parameters that get plain AdamW, separated by commas, e.g. *embed*, *norm*" },
     { "decay_vectors", TR_OPT_BOOL, offsetof(struct opt_common, decay_vectors), "false", 0, 0, NULL, "weight decay for norms and biases too" },
-    { "state_dtype", TR_OPT_CHOICE, offsetof(struct opt_common, state_dtype), "f32", 0, 0, "f32", "type of the moments" },
+    { "state_dtype", TR_OPT_CHOICE, offsetof(struct opt_common, state_dtype), "f32", 0, 0, "f32|bf16|int8", "type of the moments, where the optimizer has them; bf16 is rounded stochastically, int8 has a scale for each block of 256" },
     OPT_END,
 };
 
@@ -91,6 +92,41 @@ static int find_kind(struct opt_setting *s, const char *name, const struct opt_e
     return tr_fail(TR_EINPUT, "unknown optimizer '%.60s' (%s): %s%s%s", name, at, near ? "did you mean '" : "`train help optimizer` lists them", near ? near : "", near ? "'?" : "");
 }
 
+/* Names of kinds that take moments in bf16, or in 8 bits. */
+static int names_of(struct tr_buf *out, bool in_8bit)
+{
+    for (int i = 0; opt_kinds[i]; i++)
+        if (in_8bit ? opt_kinds[i]->in_8bit != NULL : opt_kinds[i]->bf16_moments) TR_TRY(tr_buf_printf(out, "%s%s", out->size ? ", " : "", opt_kinds[i]->name));
+    return TR_OK;
+}
+
+static int no_such_moments(const struct opt_setting *s, const struct opt_entry *e, bool in_8bit)
+{
+    struct tr_buf names = { 0 };
+    char at[300];
+    if (e->place.line > 0) snprintf(at, sizeof at, "%s:%d", e->place.file, e->place.line);
+    else snprintf(at, sizeof at, "--set");
+    int rc = names_of(&names, in_8bit);
+    if (rc == TR_OK)
+        rc = tr_fail(TR_EINPUT, "optimizer.state_dtype = %s (%s): %s has no such moments; leave the key out, or choose one of %s", e->value, at, s->kind->name, names.data);
+    tr_buf_release(&names);
+    return rc;
+}
+
+/* The kind with its moments in 8 bits, where that is asked for. */
+static int find_moments(struct opt_setting *s, const struct opt_entry *e)
+{
+    bool bf16 = e && !strcmp(e->value, "bf16"), in_8bit = e && !strcmp(e->value, "int8");
+    if (in_8bit && s->kind->in_8bit) s->kind = opt_find(s->kind->in_8bit);
+    else if (in_8bit || (bf16 && !s->kind->bf16_moments)) return no_such_moments(s, e, in_8bit);
+    return TR_OK;
+}
+
+static void set_moments(const struct opt_setting *s, const struct opt_kind *k, void *config)
+{
+    ((struct opt_base *)config)->moments = k->bf16_moments && s->common.state_dtype == BF16 ? TR_BF16 : TR_F32;
+}
+
 int opt_without_decay(void **out, const struct opt_kind *k, const void *config)
 {
     TR_TRY(tr_calloc(out, 1, k->config_size));
@@ -105,16 +141,18 @@ static bool is_group(const char *section) { return !strncmp(section, "optimizer.
 static int setting_build(struct opt_setting *s, const struct opt_entry *e, size_t n, const char *group, const char *path)
 {
     const char *name = "adamw";
-    const struct opt_entry *from = NULL;
+    const struct opt_entry *from = NULL, *moments = NULL;
     bool own_kind = false;
     for (size_t i = 0; i < n; i++) {
         bool base = !is_group(e[i].section), mine = group && !strcmp(e[i].section, group);
         if ((base && !own_kind) || mine) {
             if (!strcmp(e[i].key, "name")) name = e[i].value, from = &e[i], own_kind |= mine;
+            if (!strcmp(e[i].key, "state_dtype")) moments = &e[i];
             if (mine && !strcmp(e[i].key, "match")) TR_TRY(tr_strdup(&s->match, e[i].value));
         }
     }
     TR_TRY(find_kind(s, name, from, path));
+    TR_TRY(find_moments(s, moments));
     TR_TRY(tr_options_default(common_options, &s->common));
     TR_TRY(tr_calloc(&s->config, 1, s->kind->config_size));
     TR_TRY(tr_options_default(s->kind->options, s->config));
@@ -133,6 +171,8 @@ static int setting_build(struct opt_setting *s, const struct opt_entry *e, size_
             TR_TRY(set_key(s, &e[i]));
         }
     if (s->kind->check) TR_TRY(s->kind->check(s->config));
+    set_moments(s, s->kind, s->config);
+    if (s->rest) set_moments(s, s->rest, s->rest_config);
     TR_TRY(opt_without_decay(&s->no_decay, s->kind, s->config));
     return s->rest ? opt_without_decay(&s->rest_no_decay, s->rest, s->rest_config) : TR_OK;
 }

@@ -1,4 +1,4 @@
-/* Rules that move every weight by lr, up or down: signSGD and Lion. State: a momentum [O,C] in f32 (signSGD: when set). */
+/* Rules that move every weight by lr, up or down: signSGD and Lion. State: a momentum [O,C] in f32 or bf16 (signSGD: when set). */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
@@ -22,13 +22,14 @@ static int init_sgd(const void *config, void *state, const struct tr_param *p)
 {
     const struct sign *c = config;
     struct sign_state *s = state;
-    return c->momentum > 0 ? tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim) : TR_OK;
+    return c->momentum > 0 ? tr_tensor_new(&s->m, TR_OPTIMIZER, c->base.moments, p->value.ndim, p->value.dim) : TR_OK;
 }
 
 static int init_lion(const void *config, void *state, const struct tr_param *p)
 {
+    const struct sign *c = config;
     struct sign_state *s = state;
-    return tr_tensor_new(&s->m, TR_OPTIMIZER, TR_F32, p->value.ndim, p->value.dim);
+    return tr_tensor_new(&s->m, TR_OPTIMIZER, c->base.moments, p->value.ndim, p->value.dim);
 }
 
 static int update(const struct sign *c, struct sign_state *st, const struct opt_step *s, const struct tr_sign *h)
@@ -42,20 +43,20 @@ static int update_sgd(const void *config, void *state, const struct opt_step *s)
 {
     const struct sign *c = config;
     float keep = (float)c->momentum, take = (float)(1 - c->momentum);
-    return update(c, state, s, &(struct tr_sign){ keep, take, keep, take });
+    return update(c, state, s, &(struct tr_sign){ keep, take, keep, take, opt_moment_key(s) });
 }
 
 static int update_lion(const void *config, void *state, const struct opt_step *s)
 {
     const struct sign *c = config;
-    return update(c, state, s, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2) });
+    return update(c, state, s, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
 }
 
 static int visit(void *state, struct opt_lister *l) { return opt_list_tensor(l, "momentum", &((struct sign_state *)state)->m); }
-static size_t bytes_sgd(const void *config, int64_t m, int64_t n) { return ((const struct sign *)config)->momentum > 0 ? 4 * (size_t)(m * n) : 0; }
-static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return 4 * (size_t)(m * n); }
+static size_t bytes_sgd(const void *config, int64_t m, int64_t n) { return ((const struct sign *)config)->momentum > 0 ? opt_moment_size(config) * (size_t)(m * n) : 0; }
+static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return opt_moment_size(config) * (size_t)(m * n); }
 
-#define KIND .config_size = sizeof(struct sign), .state_size = sizeof(struct sign_state), .visit = visit
+#define KIND .config_size = sizeof(struct sign), .state_size = sizeof(struct sign_state), .visit = visit, .bf16_moments = true
 const struct opt_kind opt_signsgd = {
     KIND, .name = "signsgd", .summary = "every weight moves by lr against its gradient's sign", .source = "Bernstein et al. 2018, signSGD",
     .rule = "W = (1 - lr decay) W - lr sign(b), b = g or b = momentum b + (1 - momentum) g",

@@ -9,11 +9,12 @@
 /* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. */
 struct tr_apply { float before, rate, after; struct tr_key key; };
 
-/* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. */
-struct tr_adam { double beta1, beta2; float root, eps; };
+/* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. Moments in bf16 are
+ * rounded with `key` as weights are. */
+struct tr_adam { double beta1, beta2; float root, eps; struct tr_key key; };
 
-/* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g. */
-struct tr_sign { float step_m, step_g, keep_m, keep_g; };
+/* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g; key as above. */
+struct tr_sign { float step_m, step_g, keep_m, keep_g; struct tr_key key; };
 
 /* State in 8 bits: blocks of so many elements, row after row, each element a code, each block with its largest magnitude.
  * The codes' 256 values are sorted, between -1 and 1 (with signs) or 0 and 1 (bitsandbytes' dynamic map, 2021). */

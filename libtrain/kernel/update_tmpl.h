@@ -45,7 +45,7 @@ static inline void store(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, c
     }
 }
 
-/* bf16 with stochastic rounding: 16 random bits below the cut, then cut. Infinite and NaN are kept; the largest finite
+/* bf16 with stochastic rounding (key {0,0}: to nearest): 16 random bits below the cut, then cut. Infinite and NaN are kept; the largest finite
  * value cannot carry into infinity because it is kept too. */
 static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_key key)
 {
@@ -62,6 +62,9 @@ static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64
         y[i] = (uint16_t)((u + add) >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0));
     }
 }
+
+/* Another stream of the same key. */
+static inline struct tr_key second(struct tr_key k) { return k.k[0] || k.k[1] ? (struct tr_key){ { k.k[0] ^ 0x85EBCA6Bu, k.k[1] + 0x9E3779B9u } } : k; }
 
 /* int8 with a new scale for each group and stochastic rounding: floor(x / scale + u), u uniform in [0,1). The largest
  * magnitude is 127 scales exactly, so nothing is clipped. */
@@ -126,8 +129,8 @@ static inline void adam_chunk(float *restrict x, struct tr_tensor *m, struct tr_
         vv[i] = b2 * vv[i] + k2 * (x[i] * x[i]);
         x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
     }
-    store(m, r, c, n, mm);
-    store(v, r, c, n, vv);
+    store_weight(m, r, c, n, mm, h->key);
+    store_weight(v, r, c, n, vv, second(h->key));
 }
 
 static void NAME(adam)(struct tr_tensor *w, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h, const struct tr_apply *a)

@@ -109,7 +109,10 @@ enum { PARAMS = 5 };
 struct family { struct tr_param p[PARAMS]; struct opt *o; char kind[40]; struct opt_entry e[3]; };
 
 /* Settings that are as good as kinds of their own. */
-static const struct { const char *kind, *key, *value; } variants[] = { { "galore", "svd", "random" } };
+static const struct { const char *kind, *key, *value; } variants[] = { { "galore", "svd", "random" },
+    { "adamw", "state_dtype", "bf16" }, { "adamw-hf", "state_dtype", "bf16" }, { "lion", "state_dtype", "bf16" }, { "galore", "state_dtype", "bf16" },
+    { "natural-galore", "state_dtype", "bf16" }, { "apollo", "state_dtype", "bf16" }, { "frugal", "state_dtype", "bf16" }, { "frugal-lion", "state_dtype", "bf16" },
+    { "adamw", "state_dtype", "int8" }, { "galore", "state_dtype", "int8" } };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
 static int kinds(void)
@@ -308,7 +311,61 @@ static void threads_do_not_show(void **state)
     omp_set_num_threads(threads);
 }
 
-/* ---- 8-bit state */
+/* ---- moments in bf16 and in 8 bits */
+
+static size_t state_of(const char *kind, const char *dtype)
+{
+    struct opt_entry e[] = { entry("name", kind), entry("state_dtype", dtype) };
+    struct tr_param p = { .name = "w", .role = TR_MATRIX, .trainable = true };
+    struct opt_setup setup = { .entry = e, .n = 2, .path = "test" };
+    struct opt *o;
+    assert_ok(tr_tensor_new(&p.value, TR_WEIGHTS, TR_F32, TR_DIMS(256, 256)));
+    assert_ok(opt_new(&o, &setup, &p, 1));
+    size_t bytes = opt_state_bytes(o);
+    opt_free(o);
+    tr_tensor_release(&p.value);
+    return bytes;
+}
+
+static void types_of_moments(void **state)
+{
+    assert_int_equal(state_of("adamw", "f32"), 8 * 65536);
+    assert_int_equal(state_of("adamw", "bf16"), 4 * 65536);
+    assert_int_equal(state_of("adamw", "int8"), 2 * 65536 + 8 * 256);
+    assert_int_equal(state_of("galore", "bf16"), 4 * 128 * 256 + 2 * 2 * 128 * 256); /* the basis stays */
+    assert_int_equal(state_of("adamw-8bit", "int8"), state_of("adamw", "int8"));
+    static const char *const bad[][3] = { { "sophia-g", "bf16", "adamw-hf" }, { "lion", "int8", "galore-8bit" }, { "adamw-8bit", "bf16", "frugal" }, { "adamw", "int4", "int8" } };
+    for (int i = 0; i < 4; i++) {
+        struct opt_entry e[] = { entry("name", bad[i][0]), entry("state_dtype", bad[i][1]) };
+        assert_int_equal(opt_check(e, 2, "test"), TR_EINPUT);
+        if (!strstr(tr_message(), bad[i][2])) fail_msg("%s", tr_message());
+    }
+}
+
+/* Steps of a moment below bf16's precision are not lost: a constant gradient's moments are those in f32 on average. */
+static void bf16_moments_are_unbiased(void **state)
+{
+    enum { N = 4096, STEPS = 600 };
+    struct tr_tensor g, u, m, v;
+    static float x[N];
+    assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&u, TR_OTHER, TR_F32, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&m, TR_OTHER, TR_BF16, TR_DIMS(N)));
+    assert_ok(tr_tensor_new(&v, TR_OTHER, TR_BF16, TR_DIMS(N)));
+    tr_kernels()->fill(&g, 0.3f);
+    for (int t = 1; t <= STEPS; t++) tr_updates()->adam_direction(&u, &m, &v, &g, &(struct tr_adam){ 0.99, 0.999, 1, 1e-8f, tr_key(1, TR_RNG_ROUNDING, 1, (uint64_t)t) });
+    for (int k = 0; k < 2; k++) {
+        double want = k ? 0.3 * 0.3 * (1 - pow(0.999, STEPS)) : 0.3 * (1 - pow(0.99, STEPS)), mean = 0, least = INFINITY, most = 0;
+        tr_kernels()->copy(&u, k ? &v : &m);
+        tr_tensor_read(&u, x);
+        for (int i = 0; i < N; i++) mean += (double)x[i] / N, least = fmin(least, (double)x[i]), most = fmax(most, (double)x[i]);
+        assert_true(fabs(mean / want - 1) < 2e-3);
+        assert_true(least < most); /* each element by its own bits */
+    }
+    struct tr_tensor *all[] = { &g, &u, &m, &v };
+    for (int i = 0; i < 4; i++) tr_tensor_release(all[i]);
+}
+
 
 static void books(void **state)
 {
@@ -355,6 +412,6 @@ int main(int argc, char **argv)
     tests_folder = argc > 1 ? argv[1] : "tests";
     const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
         cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
-        cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
+        cmocka_unit_test(types_of_moments), cmocka_unit_test(bf16_moments_are_unbiased), cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
