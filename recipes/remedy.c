@@ -57,9 +57,12 @@ int forecast_check(struct job *j, const struct forecast *f)
     char items[400];
     forecast_text(items, sizeof items, &f->ledger);
     find_remedies(&list, j, f);
+    bool enough = false;
     int rc = TR_OK;
+    for (int i = 0; i < list.n; i++) enough |= list.r[i].fits;
     for (int i = 0; i < list.n && rc == TR_OK; i++)
         rc = tr_buf_printf(&advice, "%s%s saves %.1f MB%s", i ? ", " : "", list.r[i].text, (double)list.r[i].saves / 1e6, list.r[i].fits ? " (then it fits)" : "");
+    if (rc == TR_OK && list.n > 1 && !enough) rc = tr_buf_puts(&advice, "; none is enough alone: `train plan --search` tries them together");
     if (rc == TR_OK)
         rc = tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): memory.budget is %.2f GB; at its peak (%s) %s; %s", (double)f->peak_rss / 1e9, j->r->path, (double)budget / 1e9,
                      forecast_phase_name(forecast_peak_phase(f)), items, list.n ? advice.data : "a smaller model or a larger budget is needed");

@@ -176,10 +176,34 @@ static void a_disk_that_fails(void **state)
     recipe_release(&r);
 }
 
+/* The disk fills after a snapshot was written: the run ends with its error, the snapshot is whole, and the run goes on from
+ * it once there is room, to the bits of one that was never disturbed. */
+static void a_disk_that_fills_on_the_way(void **state)
+{
+    struct recipe r;
+    struct rlimit old, low;
+    double calm[4], cut[4];
+    run("calm-disk", NULL, calm, SETS("memory.offload=disk"));
+    run("filled", NULL, NULL, SETS("memory.offload=disk", "train.stop_at=2"));
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    low = old;
+    low.rlim_cur = 1 << 20;
+    assert_ok(load(&r, "filled", SETS("memory.offload=disk")));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    int rc = recipe_run(&r, "");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(rc, TR_EFAIL);
+    assert_non_null(strstr(tr_message(), "--resume"));
+    recipe_release(&r);
+    run("filled", "", cut, SETS("memory.offload=disk"));
+    assert_memory_equal(calm, cut, sizeof calm);
+}
+
 int main(void)
 {
     tr_log_quiet(true);
     setup_files();
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shows_in_memory_alone), cmocka_unit_test(snapshots_go_both_ways), cmocka_unit_test(a_disk_that_fails) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shows_in_memory_alone), cmocka_unit_test(snapshots_go_both_ways), cmocka_unit_test(a_disk_that_fails),
+        cmocka_unit_test(a_disk_that_fills_on_the_way) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
