@@ -87,7 +87,8 @@ static int deal(struct opt *o, const struct opt_setup *setup)
         it->first = share[i].first;
         it->own = *it->p;
         int64_t begin = it->first[o->comm->rank];
-        it->own.value = tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+        it->own.value = it->p->shard.ndim ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+        it->own.value.owner = 0;
     }
     free(share);
     return rc;
@@ -150,23 +151,6 @@ static int root_of(const struct opt_lister *l)
     return root;
 }
 
-/* Any element type, through host memory a few rows at a time. */
-static int copy_rows(struct tr_tensor *to, const struct tr_tensor *from)
-{
-    int64_t rows = tr_rows(from), each = (1 << 20) / ((int64_t)tr_dtype_size(from->dtype) * (tr_cols(from) + 1)) + 1;
-    size_t size = (size_t)(each * tr_cols(from)) * tr_dtype_size(from->dtype);
-    void *host;
-    TR_TRY(tr_mem_alloc(&host, size, TR_COMMUNICATION));
-    for (int64_t at = 0; at < rows; at += each) {
-        int64_t n = rows - at < each ? rows - at : each;
-        struct tr_tensor a = tr_comm_rows(from, at, n), b = tr_comm_rows(to, at, n);
-        tr_tensor_read(&a, host);
-        tr_tensor_write(&b, host);
-    }
-    tr_mem_free(host, size, TR_COMMUNICATION);
-    return TR_OK;
-}
-
 /* Gathers a tensor of the state, shows it, and takes back this rank's rows. */
 static int whole_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t, struct tr_tensor *own)
 {
@@ -179,10 +163,10 @@ static int whole_tensor(struct opt_lister *l, const char *field, struct tr_tenso
     struct tr_tensor mine = tr_comm_rows(t, first[rank], first[rank + 1] - first[rank]);
     bool any = first[rank + 1] > first[rank];
     int rc;
-    if (any) TR_GO(copy_rows(&mine, own));
-    TR_GO(tr_comm_gather_rows(l->o->comm, t, first));
+    if (any) TR_GO(tr_tensor_copy(&mine, own));
+    TR_GO(tr_comm_gather_rows(l->o->comm, t, NULL, first));
     TR_GO(show_tensor(l, field, t));
-    if (any) rc = copy_rows(own, &mine);
+    if (any) rc = tr_tensor_copy(own, &mine);
 done:
     free(first);
     return rc;

@@ -94,6 +94,17 @@ static enum tr_dtype weight_type(const struct recipe *r)
     return r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32;
 }
 
+static int fill_weights(struct job *j)
+{
+    return j->weights ? tr_net_load(j->net, j->weights) : tr_net_init(j->net, (uint64_t)j->r->train.seed);
+}
+
+static int gather_weight(void *self, const struct tr_param *p, struct tr_tensor *whole)
+{
+    struct job *j = self;
+    return tr_comm_gather_rows(j->comm, whole, &p->shard, j->first + p->index * (j->comm->size + 1));
+}
+
 int job_net(struct job *j, bool values)
 {
     const struct recipe *r = j->r;
@@ -103,10 +114,14 @@ int job_net(struct job *j, bool values)
         if (dtype != TR_F32 && compute == TR_F32 && !tr_mem_is_dry()) tr_info("this CPU has no bf16 arithmetic: computing in f32");
     } else compute = r->model.compute == RECIPE_COMPUTE_BF16 ? TR_BF16 : TR_F32;
     int64_t positions = r->data.sequence > j->shape.context ? r->data.sequence : j->shape.context;
-    TR_TRY(tr_net_new(&j->net, &j->shape, dtype, compute, positions));
+    /* Stage 3 in training: weights are dealt to ranks with the optimizer's state, and loaded then. */
+    struct tr_shards shards = { j, gather_weight };
+    bool share = j->comm->size > 1 && r->parallel.zero == 3 && j->train;
     TR_TRY(tr_tape_new(&j->tape));
-    if (!values) return TR_OK;
-    return j->weights ? tr_net_load(j->net, j->weights) : tr_net_init(j->net, (uint64_t)r->train.seed);
+    TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
+    if (share) tr_tape_resident(j->tape, &j->net->resident);
+    j->values = values && share;
+    return values && !share ? fill_weights(j) : TR_OK;
 }
 
 int job_parameters(struct job *j, const char *snapshot)
@@ -179,9 +194,17 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
     struct job *j = self;
     struct par_item *item;
     TR_TRY(tr_calloc(&item, (size_t)n, sizeof *item));
-    for (int64_t i = 0; i < n; i++) item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes };
+    for (int64_t i = 0; i < n; i++) {
+        const struct tr_tensor *w = &j->net->param[i].value;
+        size_t weight = j->net->sharded ? tr_bytes(w) + sizeof(float) * (size_t)(tr_rows(w) * tr_groups(w)) : 0;
+        item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes + weight };
+    }
     int rc = par_deal(j->first, item, n, j->comm->size);
     for (int64_t i = 0; i < n; i++) share[i].first = j->first + i * (j->comm->size + 1);
+    for (int64_t i = 0; i < n && rc == TR_OK && j->net->sharded; i++) {
+        const int64_t *first = share[i].first + j->comm->rank;
+        rc = tr_net_shard(&j->net->param[i], first[0], first[1] - first[0]);
+    }
     free(item);
     return rc;
 }
@@ -208,6 +231,7 @@ int job_training(struct job *j)
         setup.file = j->state_file;
     }
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
+    if (j->values) TR_TRY(fill_weights(j));
     if (j->comm->size > 1 && (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN)))
         return tr_fail(TR_EINPUT, "optimizer.name (%s): its curvature probe works on one rank in this version; choose another optimizer or run without mpirun", r->path);
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);

@@ -24,6 +24,7 @@ struct job {
     /* what the keys resolve to */
     int64_t batch, micro_batch, micro_batches, rounds, steps;   /* micro-batches of the whole batch; rounds: of this rank */
     enum tr_recompute recompute;
+    bool values;                         /* of weights that ranks share: loaded once they are dealt */
     bool fused;                          /* each parameter is updated inside backward */
     int64_t segment;                     /* tokens of the loss head at a time */
     /* ranks: rows of each parameter dealt to them, size + 1 numbers each; sums of gradients, this rank's rows, within a step */

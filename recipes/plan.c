@@ -79,11 +79,16 @@ done:
     return rc;
 }
 
-/* Bytes that a rank sends in a step: rows of others' gradients each round, then its rows of weights, or at stage 0 of sums. */
+/* Bytes that a rank sends in a step: rows of others' gradients each round, then its rows of weights (at stage 3 each round, for
+ * forward and again for backward; a tied embedding for both its uses, embedding and head not again), or at stage 0 of sums. */
 static double traffic(const struct job *j)
 {
     double n = (double)tr_shape_params(&j->shape), others = (double)(j->comm->size - 1) / j->comm->size;
     double weight = j->r->model.dtype == RECIPE_BF16 ? 2 : j->r->model.dtype == RECIPE_INT8 ? 1 + 4.0 / TR_QUANT_GROUP : 4;
+    if (j->r->parallel.zero == 3) {
+        double vocabulary = (double)(j->shape.vocab * j->shape.hidden), blocks = n - vocabulary * (j->shape.tied ? 1 : 2);
+        return others * (double)j->rounds * (4 * n + weight * (2 * blocks + 2 * vocabulary));
+    }
     return others * n * (4 * (double)j->rounds + (j->r->parallel.zero ? weight : 4));
 }
 

@@ -67,7 +67,6 @@ static int check_supported(const struct recipe *r)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
     if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
-    if (r->parallel.zero > 2) return tr_fail(TR_EINPUT, "parallel.zero = 3 (%s): this version shards state and gradients, not weights; set parallel.zero = 2", r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
     return TR_OK;
 }

@@ -13,6 +13,8 @@
 static int blame(struct job *j, int64_t step, double loss)
 {
     int layer = -1;
+    if (j->net->sharded) /* the others are not here to bring weights in */
+        return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", rank %d): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, j->comm->rank);
     tr_tape_begin(j->tape, false, TR_KEEP);
     if (tr_net_first_bad(j->net, j->tape, &j->feed, &layer) != TR_OK) layer = -1;
     tr_tape_clear(j->tape);
@@ -77,19 +79,22 @@ int job_evaluate(struct job *j, double *loss, int64_t *counted)
     int rc = TR_OK;
     TR_TRY(tr_calloc(&sums, (size_t)n + 1, sizeof *sums));
     j->comm->doing = "evaluation";
-    for (int64_t m = 0; m < n; m++) {
+    for (int64_t first = 0; first < n; first += j->comm->size) {
         const struct tr_batch *b;
-        int64_t left = all - m * j->micro_batch, take = left < j->micro_batch ? left : j->micro_batch;
-        if (m % j->comm->size != j->comm->rank) {
-            tr_loader_skip(l, take);
-            continue;
-        }
+        double unused;
+        bool counts = first + j->comm->rank < n;
+        int64_t m = counts ? first + j->comm->rank : n - 1; /* a rank with none is there to bring weights in at stage 3 */
+        int64_t begin = m * j->micro_batch, take = all - begin < j->micro_batch ? all - begin : j->micro_batch;
+        int64_t end = (first + j->comm->size) * j->micro_batch < all ? (first + j->comm->size) * j->micro_batch : all;
+        tr_loader_skip(l, begin - first * j->micro_batch);
         TR_GO(tr_loader_next(l, take, &b));
+        tr_loader_skip(l, end - begin - take);
+        if (!counts && !j->net->sharded) continue;
         TR_GO(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
         tr_tape_begin(j->tape, false, TR_KEEP);
-        TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, &sums[m]));
+        TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, counts ? &sums[m] : &unused));
         tr_tape_clear(j->tape);
-        sums[n] += (double)j->feed.n_counted;
+        if (counts) sums[n] += (double)j->feed.n_counted;
     }
     TR_GO(tr_comm_sum(j->comm, sums, (size_t)n + 1));
     for (int64_t m = 0; m < n; m++) total += sums[m];

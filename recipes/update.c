@@ -46,7 +46,7 @@ static int update_everywhere(struct update *u, struct tr_param *p, struct tr_ten
         if (own->data) tr_kernels()->copy(&mine, own);
         grad = &all;
     }
-    TR_GO(tr_comm_gather_rows(j->comm, grad, first));
+    TR_GO(tr_comm_gather_rows(j->comm, grad, NULL, first));
     rc = opt_update(j->opt, p, grad, u->lr, u->step, NULL);
 done:
     tr_tensor_release(&all);
@@ -63,7 +63,7 @@ static int apply(struct update *u, struct tr_param *p, struct tr_tensor *own, st
     if (j->comm->size == 1) return opt_update(j->opt, p, own, u->lr, u->step, NULL);
     if (j->r->parallel.zero == 0) return update_everywhere(u, p, own, grad);
     if (any) TR_TRY(opt_update(j->opt, p, own, u->lr, u->step, NULL));
-    return tr_comm_gather_rows(j->comm, &p->value, first);
+    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(j->comm, &p->value, NULL, first); /* stage 3 gathers when a layer is used */
 }
 
 int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad)

@@ -11,6 +11,7 @@ struct tr_tape {
     enum tr_recompute policy;
     const struct tr_sink *sink;
     bool keep_grads;
+    const struct tr_resident *resident;
     /* offloading: the block at work (in forward the count of those begun), the end of the file, the last job given */
     struct tr_spill *file;
     int block;
@@ -27,6 +28,10 @@ void tr_tape_free(struct tr_tape *t)
     free(t->node);
     free(t);
 }
+
+void tr_tape_resident(struct tr_tape *t, const struct tr_resident *r) { t->resident = r; }
+
+int tr_need(struct tr_tape *t, struct tr_weight *w) { return t->resident && w ? t->resident->need(t->resident->self, w) : TR_OK; }
 
 void tr_tape_offload(struct tr_tape *t, struct tr_spill *file) { t->file = file; }
 
@@ -97,6 +102,7 @@ void tr_tape_clear(struct tr_tape *t)
         t->spare = v;
     }
     t->n = 0;
+    if (t->resident) t->resident->leave(t->resident->self);
 }
 
 /* ---- saved values that wait in a file */

@@ -57,6 +57,16 @@ void tr_tape_free(struct tr_tape *t);
  * blocks are written behind and read ahead by one. NULL: they stay in memory. */
 void tr_tape_offload(struct tr_tape *t, struct tr_spill *file);
 
+/* Who brings weights in that are not always here (ZeRO 3). Ops ask before they use a value; a weight stays until one of another
+ * layer is asked for, or until the tape is cleared. */
+struct tr_resident {
+    void *self;
+    int (*need)(void *self, struct tr_weight *w);
+    void (*leave)(void *self);       /* nothing is used any more */
+};
+/* Borrowed; NULL: all weights are here. */
+void tr_tape_resident(struct tr_tape *t, const struct tr_resident *r);
+
 /* Starts a micro-batch. record: leave nodes for backward. policy: see above. */
 void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy);
 /* Walks back over everything recorded. keep_grads: finished gradients stay alive in their weights (clipping, or more
@@ -118,6 +128,8 @@ int tr_grad_share(struct tr_value *v, struct tr_grad *g);
 /* Makes v's gradient its own, so that it may be changed in place. */
 int tr_grad_own(struct tr_value *v);
 
+/* Before the value of a weight (NULL is fine) is used. */
+int tr_need(struct tr_tape *t, struct tr_weight *w);
 /* The weight's gradient to add into; *fresh: nothing is there yet and it must be overwritten. */
 int tr_weight_grad_into(struct tr_tape *t, struct tr_weight *w, struct tr_tensor **dw, bool *fresh);
 /* The same, filled with zeros when fresh. */

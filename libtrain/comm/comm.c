@@ -119,38 +119,38 @@ done:
     return rc;
 }
 
-static int gather_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *t, int64_t i, char *out, char *in)
+static int gather_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *t, const struct tr_tensor *own, int64_t i, char *out, char *in)
 {
     int64_t begin, mine = rows_of(k, c->rank, i, &begin);
-    read_rows(t, begin, mine, out);
+    read_rows(own ? own : t, own ? begin - k->first[c->rank] : begin, mine, out);
     for (int r = 0; r < c->size; r++) k->out[r] = (size_t)rows_of(k, r, i, &begin) * k->row;
     TR_TRY(c->kind->all_gather(c, out, in, k->out));
     for (int r = 0; r < c->size; r++) {
         int64_t n = rows_of(k, r, i, &begin);
         struct tr_tensor to = tr_comm_rows(t, begin, n);
-        if (n && r != c->rank) tr_tensor_write(&to, in);
+        if (n && (own || r != c->rank)) tr_tensor_write(&to, in);
         in += k->out[r];
     }
     return TR_OK;
 }
 
-int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const int64_t *first)
+int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first)
 {
-    if (c->size == 1) return TR_OK;
+    if (c->size == 1) return own ? tr_tensor_copy(t, own) : TR_OK;
     struct rounds k;
     void *out = NULL, *in = NULL;
     TR_TRY(rounds_init(&k, c, t, first));
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
-    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(gather_round(c, &k, t, i, out, in));
+    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(gather_round(c, &k, t, own, i, out, in));
 done:
     if (in) tr_arena_free(in, TR_COMMUNICATION);
     if (out) tr_arena_free(out, TR_COMMUNICATION);
     free(k.in);
     if (rc != TR_OK || !t->quant.scale) return rc;
-    struct tr_tensor scales = tr_scales_view(t);
-    return tr_comm_gather_rows(c, &scales, first);
+    struct tr_tensor scales = tr_scales_view(t), own_scales = own ? tr_scales_view(own) : scales;
+    return tr_comm_gather_rows(c, &scales, own ? &own_scales : NULL, first);
 }
 
 /* ---- small ones */

@@ -37,8 +37,9 @@ struct tr_comm *tr_comm_alone(void);
 
 /* own (f32, this rank's rows; may be empty) = sum over ranks, in their order, of those rows of g (f32). add: own += each. */
 int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct tr_tensor *g, const int64_t *first, bool add);
-/* Every rank gets the rows of the others (int8 with their scales). */
-int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const int64_t *first);
+/* Every rank gets the rows of the others (int8 with their scales). own: this rank's rows, copied to their place; NULL: they are
+ * in t already. */
+int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first);
 /* x[i] = sum over ranks, in their order. */
 int tr_comm_sum(struct tr_comm *c, double *x, size_t n);
 /* Every rank gets the words of rank `root`. */

@@ -248,7 +248,8 @@ int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin
 {
     struct tr_tensor logits, rows = tr_rows_view(&h_NC->t, begin, n);
     TR_TRY(tr_tensor_arena(&logits, TR_WORKSPACE, TR_F32, TR_DIMS(n, net->shape.vocab), 0));
-    int rc = tr_gemm_forward(&logits, &rows, &head_weight(net)->value, false);
+    int rc = net->resident.need(net, head_weight(net));
+    if (rc == TR_OK) rc = tr_gemm_forward(&logits, &rows, &head_weight(net)->value, false);
     if (rc == TR_OK && out) tr_tensor_read(&logits, out);
     tr_tensor_release(&logits);
     return rc;

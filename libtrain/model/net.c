@@ -1,5 +1,6 @@
 /* Building, loading, initialising: which parameters a shape has, under which names, in which stacks. */
 #include "libtrain/model/net.h"
+#include "libtrain/model/shard.h"
 #include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
 #include <inttypes.h>
@@ -19,8 +20,12 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     struct tr_tensor *store = &net->storage[net->n_storage++];
     *w = (struct tr_weight){ 0 };
     enum tr_dtype dtype = cols == 0 && net->dtype == TR_INT8 ? TR_BF16 : net->dtype;
-    if (cols) TR_TRY(tr_tensor_new(store, TR_WEIGHTS, dtype, TR_DIMS(rows, cols)));
-    else TR_TRY(tr_tensor_new(store, TR_WEIGHTS, dtype, TR_DIMS(rows)));
+    int ndim = cols ? 2 : 1;
+    const int64_t dim[] = { rows, cols };
+    if (net->sharded) {
+        *store = tr_tensor_view(NULL, dtype, ndim, dim);
+        if (dtype == TR_INT8) store->quant.group = TR_QUANT_GROUP;
+    } else TR_TRY(tr_tensor_new(store, TR_WEIGHTS, dtype, ndim, dim));
     w->value = *store;
     w->value.owner = 0;
     int64_t at = 0;
@@ -35,7 +40,7 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
         memcpy(p->name, name, sizeof name);
         if (cols) p->value = tr_rows_view(&w->value, at, part[i].rows);
         else {
-            p->value = tr_tensor_view((char *)store->data + (size_t)at * tr_dtype_size(dtype), dtype, TR_DIMS(part[i].rows));
+            p->value = tr_tensor_view(store->data ? (char *)store->data + (size_t)at * tr_dtype_size(dtype) : NULL, dtype, TR_DIMS(part[i].rows));
         }
         w->param[w->n++] = p;
     }
@@ -144,6 +149,11 @@ static int build_rope(struct tr_net *net, int64_t positions)
 
 int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions)
 {
+    return tr_net_new_sharded(out, shape, dtype, compute, positions, (struct tr_shards){ 0 });
+}
+
+int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
+{
     TR_TRY(tr_shape_check(shape, "model"));
     struct tr_net *net;
     TR_TRY(tr_calloc(&net, 1, sizeof *net));
@@ -151,6 +161,9 @@ int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype 
     net->shape = *shape;
     net->dtype = dtype;
     net->compute = compute;
+    net->shards = shards;
+    net->sharded = shards.gather != NULL;
+    net->resident = (struct tr_resident){ net, tr_shard_need, tr_shard_leave };
     net->attention = (struct tr_attention){ shape->heads, shape->kv_heads, shape->head_dim, (float)(1 / sqrt((double)shape->head_dim)) };
     net->n_layers = (int)shape->layers + 2;
     TR_GO(tr_calloc(&net->layer, (size_t)net->n_layers, sizeof *net->layer));
@@ -169,6 +182,8 @@ done:
 void tr_net_free(struct tr_net *net)
 {
     if (!net) return;
+    tr_shard_leave(net);
+    for (int64_t i = 0; i < net->n_params; i++) tr_tensor_release(&net->param[i].shard);
     for (int64_t i = 0; i < net->n_storage; i++) tr_tensor_release(&net->storage[i]);
     tr_tensor_release(&net->rope_PD);
     free(net->pass);
@@ -178,15 +193,21 @@ void tr_net_free(struct tr_net *net)
     free(net);
 }
 
+int tr_layer_weights(struct tr_layer *l, struct tr_weight *out[TR_LAYER_WEIGHTS])
+{
+    int n = 0;
+    struct tr_weight *all[TR_LAYER_WEIGHTS] = { &l->embed, &l->pos, &l->norm1, &l->norm1_b, &l->norm2, &l->norm2_b, &l->qkv, &l->qkv_b, &l->q_norm,
+                                        &l->k_norm, &l->out, &l->out_b, &l->up, &l->up_b, &l->down, &l->down_b, &l->head };
+    for (int k = 0; k < TR_LAYER_WEIGHTS; k++)
+        if (all[k]->n) out[n++] = all[k];
+    return n;
+}
+
 int tr_net_weights(struct tr_net *net, int (*each)(void *self, struct tr_weight *w), void *self)
 {
-    for (int i = 0; i < net->n_layers; i++) {
-        struct tr_layer *l = &net->layer[i];
-        struct tr_weight *all[] = { &l->embed, &l->pos, &l->norm1, &l->norm1_b, &l->norm2, &l->norm2_b, &l->qkv, &l->qkv_b, &l->q_norm,
-                                    &l->k_norm, &l->out, &l->out_b, &l->up, &l->up_b, &l->down, &l->down_b, &l->head };
-        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
-            if (all[k]->n) TR_TRY(each(self, all[k]));
-    }
+    struct tr_weight *w[TR_LAYER_WEIGHTS];
+    for (int i = 0; i < net->n_layers; i++)
+        for (int k = 0, n = tr_layer_weights(&net->layer[i], w); k < n; k++) TR_TRY(each(self, w[k]));
     return TR_OK;
 }
 
@@ -202,7 +223,7 @@ int tr_net_visit(struct tr_net *net, struct tr_visitor *v)
     for (int64_t i = 0; i < net->n_params; i++) {
         char name[128];
         snprintf(name, sizeof name, "param/%s", net->param[i].name);
-        TR_TRY(v->tensor(v->self, name, &net->param[i].value));
+        TR_TRY(net->sharded ? tr_shard_visit(net, &net->param[i], v, name) : v->tensor(v->self, name, &net->param[i].value));
     }
     return TR_OK;
 }
@@ -211,11 +232,11 @@ int tr_net_visit(struct tr_net *net, struct tr_visitor *v)
 
 enum { CHUNK = 1 << 20 };   /* elements moved through host memory at a time */
 
-/* Writes n rows of f32 into the parameter from row `begin`, through a staging tensor of the kernels. */
-static int param_write(struct tr_param *p, int64_t begin, int64_t n, const float *rows, struct tr_tensor *stage)
+/* Writes n rows of f32 into a tensor from row `begin`, through a staging tensor of the kernels. */
+static int rows_write(struct tr_tensor *values, int64_t begin, int64_t n, const float *rows, struct tr_tensor *stage)
 {
-    int64_t cols = tr_cols(&p->value);
-    struct tr_tensor part = *stage, to = p->value.ndim == 1 ? tr_reshape(&p->value, TR_DIMS(1, cols)) : tr_rows_view(&p->value, begin, n);
+    int64_t cols = tr_cols(values);
+    struct tr_tensor part = *stage, to = values->ndim == 1 ? tr_reshape(values, TR_DIMS(1, cols)) : tr_rows_view(values, begin, n);
     part.owner = 0;
     part.ndim = 2;
     part.dim[0] = n;
@@ -248,12 +269,13 @@ static int fill_params(struct tr_net *net, row_source source, void *self, const 
     int rc = rows ? tr_tensor_arena(&stage, TR_WORKSPACE, TR_F32, TR_DIMS(most), 0) : tr_fail(TR_EFAIL, "no memory to load the model");
     for (int64_t i = 0; i < net->n_params && rc == TR_OK; i++) {
         struct tr_param *p = &net->param[i];
-        int64_t cols = tr_cols(&p->value), total = tr_rows(&p->value), step = most / cols;
+        struct tr_tensor *to = net->sharded ? &p->shard : &p->value; /* of shared weights this rank's rows */
+        int64_t cols = tr_cols(&p->value), total = tr_count(to) / cols, step = most / cols;
         if (net->n_params > 50 && i % 16 == 0) tr_progress(false, "%s %" PRId64 "/%" PRId64, doing, i, net->n_params);
         for (int64_t r = 0; r < total && rc == TR_OK; r += step) {
             int64_t n = total - r < step ? total - r : step;
-            rc = source(self, p, r, n, rows);
-            if (rc == TR_OK) rc = param_write(p, r, n, rows, &stage);
+            rc = source(self, p, p->shard_begin + r, n, rows);
+            if (rc == TR_OK) rc = rows_write(to, r, n, rows, &stage);
         }
     }
     tr_tensor_release(&stage);

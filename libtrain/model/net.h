@@ -18,6 +18,9 @@ struct tr_layer {
     struct tr_weight head;                           /* TR_LAYER_HEAD when not tied */
 };
 
+/* Where ranks share weights (ZeRO 3): fills `whole`, of the shape and type of p->value, from every rank's p->shard. Collective. */
+struct tr_shards { void *self; int (*gather)(void *self, const struct tr_param *p, struct tr_tensor *whole); };
+
 struct tr_net {
     struct tr_shape shape;
     struct tr_attention attention;
@@ -29,11 +32,21 @@ struct tr_net {
     struct tr_tensor rope_PD;                        /* f32: cos | sin of each position */
     struct tr_tensor *storage;                       /* the allocations behind weights */
     int64_t n_storage;
+    bool sharded;                                    /* weights are shapes; values are in shards */
+    struct tr_shards shards;
+    struct tr_resident resident;                     /* shard.c: for the tape */
+    struct tr_layer *here;                           /* the layer whose weights are gathered, or NULL */
     void *pass;                                      /* forward.c: what each block's run needs, kept for backward */
 };
 
 /* Builds the network with storage for its weights, unset. positions: how many positions rope must know (>= context). */
 int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions);
+/* The same without storage. Each parameter needs tr_net_shard before values come; a tape that runs it needs &net->resident.
+ * One layer's weights are whole at a time, in the arena: gathered when an op asks for one of them, released when one of another
+ * layer is asked for or the tape is cleared; blocks that run again in backward find them there. */
+int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards);
+/* This rank has rows [begin, begin + n) of a parameter: storage for them (category weights). */
+int tr_net_shard(struct tr_param *p, int64_t begin, int64_t n);
 void tr_net_free(struct tr_net *net);
 
 /* Values from a model file, converted to the network's dtype. Errors: TR_EINPUT naming a missing or misshapen tensor.
@@ -45,7 +58,10 @@ int tr_net_init(struct tr_net *net, uint64_t seed);
 struct tr_param *tr_net_find(struct tr_net *net, const char *name);
 /* Calls `each` for every weight that has parameters, in layer order. */
 int tr_net_weights(struct tr_net *net, int (*each)(void *self, struct tr_weight *w), void *self);
-/* Lists "param/NAME" for every parameter. */
+/* Weights of one layer that have parameters; returns how many. */
+enum { TR_LAYER_WEIGHTS = 17 };
+int tr_layer_weights(struct tr_layer *l, struct tr_weight *out[TR_LAYER_WEIGHTS]);
+/* Lists "param/NAME" for every parameter, whole (collective where ranks share them). */
 int tr_net_visit(struct tr_net *net, struct tr_visitor *v);
 /* Rows [begin, begin+n) of a parameter as f32 in host memory. */
 int tr_param_read(const struct tr_param *p, int64_t begin, int64_t n, float *out);

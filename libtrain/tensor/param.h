@@ -12,6 +12,10 @@ struct tr_param {
     int layer;                /* index in the model's list of layers */
     int index;                /* position in the model's array */
     struct tr_tensor value;   /* [O,C] or [C]; may be a row view into a stack of parameters (q|k|v) */
+    /* Where ranks share weights (ZeRO 3): value is a shape whose bytes come and go, and this rank has rows [shard_begin,
+     * shard_begin + tr_rows(shard)), maybe none; a vector is one row. Else shard.ndim is 0. */
+    struct tr_tensor shard;
+    int64_t shard_begin;
     bool file_transposed;     /* files hold [C,O] (GPT-2's Conv1D): transposed at the boundary */
     bool trainable;
     int pending;              /* uses on the tape whose gradient is still to come */

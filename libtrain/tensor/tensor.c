@@ -77,13 +77,21 @@ int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype
     TR_TRY(shape(t, dtype, ndim, dim, pad));
     TR_TRY(tr_arena_alloc(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_ARENA + c);
-    return TR_OK;
+    if (dtype != TR_INT8) return TR_OK;
+    void *scale = NULL;
+    t->quant.group = TR_QUANT_GROUP;
+    int rc = tr_arena_alloc(&scale, scale_bytes(t), c);
+    t->quant.scale = scale;
+    if (rc != TR_OK) tr_tensor_release(t);
+    return rc;
 }
 
 void tr_tensor_release(struct tr_tensor *t)
 {
-    if (t->owner >= OWNER_ARENA) tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
-    else if (t->owner >= OWNER_MEM) {
+    if (t->owner >= OWNER_ARENA) {
+        tr_arena_free(t->quant.scale, (enum tr_category)(t->owner - OWNER_ARENA));
+        tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
+    } else if (t->owner >= OWNER_MEM) {
         enum tr_category c = (enum tr_category)(t->owner - OWNER_MEM);
         if (t->quant.scale) tr_mem_free(t->quant.scale, scale_bytes(t), c);
         tr_mem_free(t->data, owned_bytes(t), c);
@@ -106,7 +114,7 @@ struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t 
     v.ndim = 2;
     v.dim[0] = n;
     v.dim[1] = tr_cols(t);
-    v.data = (char *)t->data + (size_t)(begin * t->ld) * tr_dtype_size(t->dtype);
+    if (t->data) v.data = (char *)t->data + (size_t)(begin * t->ld) * tr_dtype_size(t->dtype);
     if (t->quant.scale) v.quant.scale += begin * tr_groups(t);
     return v;
 }
@@ -135,6 +143,32 @@ struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *
     for (int i = 0; i < ndim; i++) v.dim[i] = dim[i];
     v.ld = dim[ndim - 1];
     return v;
+}
+
+static int copy_values(struct tr_tensor *to, const struct tr_tensor *from)
+{
+    int64_t rows = tr_rows(from), cols = tr_cols(from), each = (1 << 20) / ((int64_t)tr_dtype_size(from->dtype) * (cols + 1)) + 1;
+    each = each < rows ? each : rows;
+    size_t size = (size_t)(each * cols) * tr_dtype_size(from->dtype);
+    void *host;
+    TR_TRY(tr_mem_alloc(&host, size, TR_COMMUNICATION));
+    for (int64_t at = 0; at < rows; at += each) {
+        int64_t n = rows - at < each ? rows - at : each;
+        struct tr_tensor a = tr_rows_view(from, at, n), b = tr_rows_view(to, at, n);
+        tr_tensor_read(&a, host);
+        tr_tensor_write(&b, host);
+    }
+    tr_mem_free(host, size, TR_COMMUNICATION);
+    return TR_OK;
+}
+
+int tr_tensor_copy(struct tr_tensor *to, const struct tr_tensor *from)
+{
+    if (!tr_count(from)) return TR_OK;
+    TR_TRY(copy_values(to, from));
+    if (!from->quant.scale) return TR_OK;
+    struct tr_tensor a = tr_scales_view(from), b = tr_scales_view(to);
+    return copy_values(&b, &a);
 }
 
 bool tr_same_shape(const struct tr_tensor *a, const struct tr_tensor *b)

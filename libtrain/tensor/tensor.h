@@ -51,6 +51,10 @@ struct tr_tensor tr_scales_view(const struct tr_tensor *t);
 /* The same bytes seen as a matrix [rows, cols] or under another shape (dense tensors only). */
 struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *dim);
 
+/* Bytes of `from` into `to`, of the same type and shape, scales of int8 too, through host memory a few rows at a time (category
+ * communication). Errors: TR_EFAIL. */
+int tr_tensor_copy(struct tr_tensor *to, const struct tr_tensor *from);
+
 bool tr_same_shape(const struct tr_tensor *a, const struct tr_tensor *b);
 /* "[49152, 576]" in a buffer of this thread (eight in turn). */
 const char *tr_shape_text(const struct tr_tensor *t);

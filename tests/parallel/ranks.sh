@@ -70,7 +70,7 @@ INI
 for o in adamw apollo sgd; do
     "$train" run a.ini --set optimizer.name=$o --set run.dir=$o >out 2>err || flunk "$o on one rank" "it failed"
     losses $o >want
-    for layout in 2/0 2/1 2/2 4/0 4/2; do
+    for layout in 2/0 2/1 2/2 2/3 4/0 4/2 4/3; do
         n=${layout%/*} zero=${layout#*/}
         ranks "$n" run a.ini --set optimizer.name=$o --set "parallel.data=$n" --set "parallel.zero=$zero" --set "run.dir=$o-$n-$zero"
         expect "$o on $n ranks, stage $zero: exit code" $? 0
@@ -78,14 +78,32 @@ for o in adamw apollo sgd; do
     done
 done
 
-# Two ranks at stage 2, four at stage 1, then one; beside it one rank all the way, with the same names in another folder, so
+# Stage 3 holds a share of the weights between steps, norms included; and gives what stage 2 gives for other types and shapes.
+weights() { tail -n 1 "$1/metrics.jsonl" | sed -E 's/.*"weights":([0-9]*),.*/\1/'; }
+for layout in 2-3 4-3; do
+    n=${layout%-*} got=$(weights adamw-$layout) one=$(weights adamw)
+    if [ $((got * n * 100)) -le $((one * 115 + one * n * 2)) ]; then pass "weights of one of $n ranks at stage 3"; else flunk "weights of one of $n ranks at stage 3" "$got of $one bytes"; fi
+done
+stage3() { # stage3 NAME SETTINGS...: the same losses at stage 2 and 3
+    local name=$1 z
+    shift
+    for z in 2 3; do ranks 3 run a.ini --set parallel.data=3 --set train.batch=6 --set parallel.zero=$z --set "run.dir=$name-$z" "$@" || flunk "$name, stage $z" "it failed"; done
+    expect "stage 3 with $name: losses and norms" "$(losses "$name-3")" "$(losses "$name-2")"
+}
+stage3 int8 --set model.dtype=int8 --set train.clip=0
+stage3 bf16 --set model.dtype=bf16 --set memory.recompute=block
+stage3 gpt2 --set model.arch=gpt2 --set model.kv_heads=4 --set memory.recompute=none --set train.clip=0
+stage3 qwen3 --set model.arch=qwen3 --set model.tied=true --set memory.recompute=block --set train.batch=12
+
+# Two ranks at stage 2, four at stage 3, two at stage 1, then one; beside it one rank all the way, with the same names in another folder, so
 # that the last snapshots must be the same file.
 mkdir plain mixed
 inside() { (cd "$1" && shift && "$@"); }
 common=(run ../a.ini --set run.dir=run --set data.train=../text.txt --set data.valid=../text.txt --set optimizer.name=apollo)
 inside plain "$train" "${common[@]}" >out 2>err
 inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=2 --set train.stop_at=1
-inside mixed ranks 4 "${common[@]}" --set parallel.data=4 --set parallel.zero=1 --set train.stop_at=3 --resume
+inside mixed ranks 4 "${common[@]}" --set parallel.data=4 --set parallel.zero=3 --set train.stop_at=2 --resume
+inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=1 --set train.stop_at=3 --resume
 inside mixed "$train" "${common[@]}" --resume >out 2>err
 expect "a run moved between layouts: losses" "$(losses mixed/run)" "$(losses apollo)"
 if cmp -s {plain,mixed}/run/snapshots/step-00000004.h5; then pass "a run moved between layouts: the last snapshot"; else flunk "a run moved between layouts: the last snapshot" "it differs"; fi

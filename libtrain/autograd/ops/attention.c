@@ -28,6 +28,7 @@ static int qk_norm_backward(struct tr_tape *t, struct tr_node *n)
 {
     const struct tr_attention *a = n->arg.ptr[0];
     struct tr_tensor *x, *r[2];
+    TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_saved(n, QKV, &x));
     TR_TRY(tr_saved(n, RQ, &r[0]));
     TR_TRY(tr_saved(n, RK, &r[1]));
@@ -56,6 +57,7 @@ int tr_qk_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *qkv, str
     struct tr_value *r[2];
     int64_t begin = 0, heads[2] = { a->heads, a->kv_heads };
     struct tr_weight *g[2] = { gq, gk };
+    TR_TRY(tr_need(t, gq));
     TR_TRY(tr_value_new(t, y, qkv->t.dtype, qkv->t.ndim, qkv->t.dim));
     for (int k = 0; k < 2; begin += heads[k++] * a->head_dim) {
         struct tr_tensor xk = tr_cols_view(&qkv->t, begin, heads[k] * a->head_dim), yk = tr_cols_view(&(*y)->t, begin, heads[k] * a->head_dim);

@@ -21,6 +21,7 @@ int tr_embedding(struct tr_tape *t, struct tr_value **y_NC, enum tr_dtype dtype,
                  struct tr_weight *pos_w, const struct tr_tensor *pos_N)
 {
     struct tr_node *n;
+    TR_TRY(tr_need(t, w_VC));
     TR_TRY(tr_value_new(t, y_NC, dtype, TR_DIMS(tr_count(ids_N), tr_cols(&w_VC->value))));
     tr_kernels()->embed(&(*y_NC)->t, &w_VC->value, ids_N, false);
     if (pos_w) tr_kernels()->embed(&(*y_NC)->t, &pos_w->value, pos_N, true);

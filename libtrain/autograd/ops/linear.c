@@ -7,6 +7,7 @@ static int backward(struct tr_tape *t, struct tr_node *n)
 {
     struct tr_tensor *x, *dx, *dw, *dy = tr_grad_of(n);
     bool acc, fresh;
+    TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_grad_into(n->in[0], &dx, &acc));
     TR_TRY(tr_gemm_dx(dx, dy, &n->w[0]->value, acc));
     TR_TRY(tr_saved(n, 0, &x));
@@ -24,6 +25,7 @@ static const struct tr_op op = { "linear", backward, NULL };
 int tr_linear(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct tr_weight *w, struct tr_weight *b)
 {
     struct tr_node *n;
+    TR_TRY(tr_need(t, w));
     TR_TRY(tr_value_new(t, y, x->t.dtype, TR_DIMS(tr_rows(&x->t), tr_rows(&w->value))));
     TR_TRY(tr_gemm_forward(&(*y)->t, &x->t, &w->value, false));
     if (b) tr_kernels()->add_bias(&(*y)->t, &b->value);

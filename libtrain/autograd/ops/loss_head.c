@@ -70,6 +70,7 @@ int tr_loss_head(struct tr_tape *t, struct tr_tensor *loss_N, struct tr_value *h
     struct tr_node *n;
     int64_t N = tr_rows(&h_NC->t), C = tr_cols(&h_NC->t);
     bool gather = n_rows != N, grad = tr_tape_recording(t);
+    TR_TRY(tr_need(t, w_VC));
     if (grad) {
         TR_TRY(tr_value_new(t, &dh, h_NC->t.dtype, TR_DIMS(N, C)));
         if (gather) tr_kernels()->fill(&dh->t, 0);

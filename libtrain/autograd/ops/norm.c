@@ -8,6 +8,7 @@ static int rms_backward(struct tr_tape *t, struct tr_node *n)
 {
     struct tr_tensor *x, *r, *dx, *dg, *dy = tr_grad_of(n);
     bool acc;
+    TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_saved(n, X, &x));
     TR_TRY(tr_saved(n, STAT, &r));
     TR_TRY(tr_grad_into(n->in[X], &dx, &acc));
@@ -28,6 +29,7 @@ int tr_rms_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, stru
 {
     struct tr_node *n;
     struct tr_value *r;
+    TR_TRY(tr_need(t, g));
     TR_TRY(tr_value_new(t, y, x->t.dtype, x->t.ndim, x->t.dim));
     TR_TRY(tr_value_new(t, &r, TR_F32, TR_DIMS(tr_rows(&x->t), 1)));
     tr_kernels()->rms_norm(&(*y)->t, &r->t, &x->t, &g->value, (float)eps);
@@ -44,6 +46,7 @@ static int layer_backward(struct tr_tape *t, struct tr_node *n)
 {
     struct tr_tensor *x, *stat, *dx, *dg, *db, *dy = tr_grad_of(n);
     bool acc;
+    TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_saved(n, X, &x));
     TR_TRY(tr_saved(n, STAT, &stat));
     TR_TRY(tr_grad_into(n->in[X], &dx, &acc));
@@ -66,6 +69,7 @@ int tr_layer_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, st
 {
     struct tr_node *n;
     struct tr_value *stat;
+    TR_TRY(tr_need(t, g));
     TR_TRY(tr_value_new(t, y, x->t.dtype, x->t.ndim, x->t.dim));
     TR_TRY(tr_value_new(t, &stat, TR_F32, TR_DIMS(tr_rows(&x->t), 2)));
     tr_kernels()->layer_norm(&(*y)->t, &stat->t, &x->t, &g->value, &b->value, (float)eps);
