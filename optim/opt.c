@@ -1,8 +1,7 @@
 /* The optimizer of a run: kinds to parameters, their state, who has it. */
 #include "libtrain/base/rng.h"
 #include "libtrain/base/status.h"
-#include "optim/offload.h"
-#include "optim/settings.h"
+#include "optim/opt_impl.h"
 #include <fnmatch.h>
 #include <inttypes.h>
 #include <math.h>
@@ -14,10 +13,6 @@ double opt_correction(double beta, int64_t t) { return beta > 0 ? -expm1((double
 
 struct tr_key opt_moment_key(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name) + 1, (uint64_t)s->t); }
 size_t opt_moment_size(const void *config) { return tr_dtype_size(((const struct opt_base *)config)->moments); }
-
-/* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
-struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
-struct opt { struct opt_settings all; struct item *item; int64_t n; uint64_t seed; double tokens, lr; struct tr_comm *comm; struct opt_offload *offload; /* NULL: all state is in memory */ };
 
 static bool matches(const char *patterns, const char *name)
 {
@@ -67,6 +62,12 @@ static bool has_rows(const struct opt *o, const struct item *it)
     return !it->first || it->first[o->comm->rank + 1] > it->first[o->comm->rank];
 }
 
+/* A rule that learns from losses and keeps nothing moves all rows on every rank: cheaper than any exchange. */
+static bool shared(const struct item *it, const struct opt_setup *setup)
+{
+    return it->state && (setup->shares_weights || it->kind->needs == OPT_GRADIENT || it->kind->bytes(it->config, tr_rows(&it->p->value), tr_cols(&it->p->value)) > 0);
+}
+
 /* Asks which rows each rank has. */
 static int deal(struct opt *o, const struct opt_setup *setup)
 {
@@ -76,14 +77,14 @@ static int deal(struct opt *o, const struct opt_setup *setup)
     TR_TRY(tr_calloc(&share, (size_t)o->n, sizeof *share));
     for (int64_t i = 0; i < o->n; i++) {
         struct item *it = &o->item[i];
-        if (!it->state) continue;
+        if (!shared(it, setup)) continue;
         int64_t rows = tr_rows(&it->p->value);
         share[i] = (struct opt_share){ .bytes = it->kind->bytes(it->config, rows, tr_cols(&it->p->value)), .rows = rows, .by_rows = it->kind->by_rows };
     }
     int rc = setup->deal(setup->self, share, o->n);
     for (int64_t i = 0; i < o->n && rc == TR_OK; i++) {
         struct item *it = &o->item[i];
-        if (!it->state) continue;
+        if (!shared(it, setup)) continue;
         it->first = share[i].first;
         it->own = *it->p;
         int64_t begin = it->first[o->comm->rank];
@@ -115,6 +116,7 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         o->n = i + 1;
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
+    TR_GO(opt_check_needs(o, setup->path));
     TR_GO(deal(o, setup));
     if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
     for (int64_t i = 0; i < n; i++) {
@@ -273,14 +275,18 @@ void opt_free(struct opt *o)
     free(o);
 }
 
+int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
+{
+    TR_TRY(bring(o, it, true));
+    TR_TRY(it->kind->update(it->config, it->state, s));
+    return away(o, it, true);
+}
+
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
-    if (!it->state) return TR_OK;
-    TR_TRY(bring(o, it, true));
-    TR_TRY(it->kind->update(it->config, it->state, &s));
-    return away(o, it, true);
+    return it->state ? opt_item_update(o, it, &s) : TR_OK;
 }
 
 int64_t opt_probe_every(const struct opt *o, enum opt_probe probe)
@@ -296,10 +302,17 @@ bool opt_probe_due(const struct opt *o, enum opt_probe probe, int64_t step)
     return every && (probe == OPT_PROBE_HESSIAN ? step - 1 : step) % every == 0;
 }
 
-int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step)
+double opt_probe_eps(const struct opt *o)
+{
+    for (int64_t i = 0; i < o->n; i++)
+        if (o->item[i].state && o->item[i].kind->probe_eps) return o->item[i].kind->probe_eps(o->item[i].config);
+    return 0;
+}
+
+int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step, bool more)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens };
+    struct opt_step s = { .p = p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens, .more = more };
     if (!it->state || !it->kind->curvature) return TR_OK;
     TR_TRY(bring(o, it, true));
     TR_TRY(it->kind->curvature(it->config, it->state, &s));

@@ -27,11 +27,13 @@ struct opt_given { void *self; int (*get)(void *self, const char *what, int64_t 
 struct opt_step {
     struct tr_param *p;
     struct tr_tensor *grad;
+    const struct opt_slopes *slopes;   /* for rules that learn from losses, in place of grad */
     double lr;
     double schedule;      /* lr as a share of the recipe's train.lr, for rules with a second rate */
     int64_t t;            /* number of this update, from 1 */
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
     double tokens;        /* of a full step */
+    bool more;            /* a probe's result adds to what the same probe gave before */
     const struct opt_given *given;  /* NULL: make draws and decompositions yourself */
 };
 
@@ -39,6 +41,12 @@ struct opt_step {
  *   labels    after the update of step every, 2 every, ...: the gradient against labels that the model drew
  *   hessian   before the update of step 1, 1 + every, ...: u H u, elementwise, for a normal u (Hutchinson) */
 enum opt_probe { OPT_PROBE_NONE, OPT_PROBE_LABELS, OPT_PROBE_HESSIAN };
+
+/* What a rule learns from: gradients that opt_update is given; losses, or the slope along a direction, for which
+ * opt_step_by_losses asks. */
+enum opt_needs { OPT_GRADIENT, OPT_LOSSES, OPT_SLOPE };
+struct opt_zo;
+struct opt_slopes;
 
 struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
 int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t);
@@ -59,7 +67,10 @@ struct opt_kind {
     /* A rule that needs the curvature says which probe, and every how many steps; what the probe found is handed over then.
      * Functions NULL for others. */
     enum opt_probe probe;
+    enum opt_needs needs;
+    const struct opt_zo *(*zo)(const void *config);   /* how losses are taken; rules that learn from them */
     int64_t (*probe_every)(const void *config);
+    double (*probe_eps)(const void *config);
     int (*curvature)(const void *config, void *state, const struct opt_step *s);
     int (*visit)(void *state, struct opt_lister *l);
     /* Bytes of state for an [m,n] matrix (m = 1: a vector), exactly those that init allocates. */
@@ -87,6 +98,7 @@ struct opt_setup {
     const struct opt_entry *entry; size_t n; const char *path; uint64_t seed;
     double tokens;                   /* of a full step */
     double lr;                       /* the recipe's learning rate, before its schedule */
+    bool shares_weights;             /* ranks have rows of the weights alone (ZeRO 3) */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void *self;
@@ -99,11 +111,26 @@ void opt_free(struct opt *o);
 /* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
  * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
+/* What the rules of a run learn from; all from the same. */
+enum opt_needs opt_needs(const struct opt *o);
+/* A whole step of rules that learn from losses: moves the parameters along directions and back, asks for the loss of the same
+ * batch each time, updates. *loss: one at or near the weights. Collective where ranks share state; all ranks must get the same
+ * losses. slope and given are for replay: slopes of a recorded run, and its directions (index of the draw from 0); else NULL. */
+struct opt_evaluator {
+    void *self;
+    int (*loss)(void *self, double *loss);
+    int (*slope)(void *self, double *slope);
+    int (*given)(void *self, const struct tr_param *p, int64_t draw, const struct tr_tensor **z);
+};
+int opt_step_by_losses(struct opt *o, double lr, int64_t step, const struct opt_evaluator *e, double *loss);
 /* Steps between two probes of a kind, 0: none is needed; whether step `step` (from 1) has one; and what it found for one
  * parameter (where the rule needs none nothing happens). */
 int64_t opt_probe_every(const struct opt *o, enum opt_probe probe);
 bool opt_probe_due(const struct opt *o, enum opt_probe probe, int64_t step);
-int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step);
+/* more: adds to what the same probe gave before. */
+int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step, bool more);
+/* How far a Hessian probe moves the weights. */
+double opt_probe_eps(const struct opt *o);
 /* No state is in memory that belongs in the file: at the end of a step. */
 int opt_settle(struct opt *o);
 /* Lists all state, whole on every rank and whatever the layout (collective where ranks share): tensors "optimizer/NAME/FIELD", numbers likewise. */

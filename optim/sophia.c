@@ -6,7 +6,7 @@
 #include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
 
-struct sophia { struct opt_base base; double beta1, beta2, rho, eps, bs, clip; int64_t hess_interval; };
+struct sophia { struct opt_base base; double beta1, beta2, rho, eps, bs, clip, hess_eps; int64_t hess_interval; };
 struct sophia_state { struct tr_tensor m, h; };
 
 static const struct tr_option options[] = {
@@ -75,8 +75,11 @@ static const struct tr_option h_options[] = {
     { "clip", TR_OPT_REAL, offsetof(struct sophia, clip), "0.01", 0, 1e9, NULL, "largest ratio of momentum to curvature" },
     { "eps", TR_OPT_REAL, offsetof(struct sophia, eps), "1e-12", 1e-38, 1, NULL, "least curvature" },
     { "hess_interval", TR_OPT_INT, offsetof(struct sophia, hess_interval), "10", 1, 1e9, NULL, "steps between two probes of the curvature" },
+    { "hess_eps", TR_OPT_REAL, offsetof(struct sophia, hess_eps), "1e-3", 1e-30, 1e9, NULL, "how far a probe moves the weights along u, to both sides" },
     OPT_END,
 };
+
+static double probe_eps(const void *config) { return ((const struct sophia *)config)->hess_eps; }
 
 static int update_h(const void *config, void *state, const struct opt_step *s)
 {
@@ -92,13 +95,13 @@ static int update_h(const void *config, void *state, const struct opt_step *s)
 static int curvature_h(const void *config, void *state, const struct opt_step *s)
 {
     const struct sophia *c = config;
-    tr_updates()->momentum(s->grad, &((struct sophia_state *)state)->h, (float)c->beta2, (float)(1 - c->beta2), 1, 0);
+    tr_updates()->momentum(s->grad, &((struct sophia_state *)state)->h, s->more ? 1 : (float)c->beta2, (float)(1 - c->beta2), 1, 0);
     return TR_OK;
 }
 
 const struct opt_kind opt_sophia_h = {
     .name = "sophia-h", .summary = "sophia with Hutchinson's estimate of the curvature, from Hessian-vector products", .source = "Liu et al. 2023, Sophia, Algorithm 1; pytorch-optimizer",
-    .rule = "each hess_interval steps h = moment of u (H u), u normal; m = moment of g; W = (1 - lr decay) W - lr clip(m / max(h, eps), clip)",
+    .rule = "each hess_interval steps h = moment of u (H u), u normal, H u = (g(W + hess_eps u) - g(W - hess_eps u)) / (2 hess_eps) on a micro-batch; f32 weights; m = moment of g; W = (1 - lr decay) W - lr clip(m / max(h, eps), clip)",
     .options = h_options, .config_size = sizeof(struct sophia), .state_size = sizeof(struct sophia_state),
-    .init = init, .update = update_h, .probe = OPT_PROBE_HESSIAN, .curvature = curvature_h, .probe_every = probe_every, .visit = visit, .bytes = bytes,
+    .init = init, .update = update_h, .probe = OPT_PROBE_HESSIAN, .probe_eps = probe_eps, .curvature = curvature_h, .probe_every = probe_every, .visit = visit, .bytes = bytes,
 };

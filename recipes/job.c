@@ -230,7 +230,10 @@ int job_training(struct job *j)
         tr_tape_offload(j->tape, j->saved_file);
         setup.file = j->state_file;
     }
+    setup.shares_weights = j->net->sharded;
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
+    if (opt_needs(j->opt) != OPT_GRADIENT && r->train.clip > 0)
+        return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
     if (j->values) TR_TRY(fill_weights(j));
     if (j->comm->size > 1 && (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN)))
         return tr_fail(TR_EINPUT, "optimizer.name (%s): its curvature probe works on one rank in this version; choose another optimizer or run without mpirun", r->path);

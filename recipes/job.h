@@ -65,8 +65,11 @@ struct tr_spill_counts job_disk(const struct job *j);
 /* One optimizer step over the next batch; *loss is the mean over its counted tokens. grad_norm before clipping. */
 struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool stop; /* any rank was asked to stop */ };
 int job_step(struct job *j, struct step_result *out);
-/* The curvature probe of an optimizer that needs one, on the last micro-batch. */
+/* The same for rules that learn from losses: forward passes only. */
+int job_step_by_losses(struct job *j, struct step_result *out);
+/* Curvature probes on the micro-batch that is fed: of drawn labels, and of Hessian-vector products. */
 int job_probe(struct job *j, int64_t step);
+int job_probe_hessian(struct job *j, int64_t step);
 /* Mean loss over the validation data. */
 int job_evaluate(struct job *j, double *loss, int64_t *counted);
 

@@ -1,7 +1,9 @@
-/* The curvature probe of Sophia-G: the gradient of the loss against labels that the model itself draws. */
+/* Curvature probes: Sophia-G's, the gradient of the loss against labels that the model itself draws; and Sophia-H's, the
+ * product of the Hessian with a random direction, as the difference of two gradients. */
 #include "libtrain/base/profile.h"
 #include "libtrain/base/rng.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/update.h"
 #include "recipes/job.h"
 #include <math.h>
 
@@ -50,7 +52,7 @@ struct probe { struct job *j; int64_t step; };
 static int on_grad(void *self, struct tr_param *p, struct tr_tensor *grad)
 {
     struct probe *b = self;
-    return opt_curvature(b->j->opt, p, grad, b->step);
+    return opt_curvature(b->j->opt, p, grad, b->step, false);
 }
 
 int job_probe(struct job *j, int64_t step)
@@ -66,5 +68,53 @@ int job_probe(struct job *j, int64_t step)
     if (!isfinite(loss)) return tr_fail(TR_EFAIL, "the curvature probe's loss (step %lld) is not finite; resume from the newest snapshot with a lower train.lr", (long long)step);
     TR_TRY(tr_backward(j->tape, &sink, false));
     tr_part_enter(TR_PART_OTHER);
+    return TR_OK;
+}
+
+/* ---- u H u */
+
+enum { PASSES = 2 };
+struct hessian { struct job *j; int64_t step; double by; bool more; };
+
+static struct tr_direction direction_of(const struct job *j, const struct tr_param *p, int64_t step)
+{
+    return (struct tr_direction){ .key = tr_key((uint64_t)j->r->train.seed, TR_RNG_PROBE, tr_hash(p->name), (uint64_t)step) };
+}
+
+/* A pass's share of u (g(W + eps u) - g(W - eps u)) / (2 eps): nothing waits for the other pass. */
+static int on_shifted_grad(void *self, struct tr_param *p, struct tr_tensor *grad)
+{
+    struct hessian *h = self;
+    struct tr_direction u = direction_of(h->j, p, h->step);
+    tr_updates()->weigh(grad, (float)h->by, &u);
+    return opt_curvature(h->j->opt, p, grad, h->step, h->more);
+}
+
+static void shift(struct job *j, int64_t step, double by)
+{
+    for (int64_t i = 0; i < j->net->n_params; i++) {
+        struct tr_direction u = direction_of(j, &j->net->param[i], step);
+        if (j->net->param[i].trainable) tr_updates()->move(&j->net->param[i].value, 1, (float)by, &u);
+    }
+}
+
+int job_probe_hessian(struct job *j, int64_t step)
+{
+    double eps = opt_probe_eps(j->opt), loss;
+    struct hessian h = { .j = j, .step = step };
+    struct tr_sink sink = { &h, on_shifted_grad };
+    if (!j->feed.n_counted) return TR_OK;
+    enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
+    for (int pass = 0; pass < PASSES; pass++) {
+        shift(j, step, pass ? -2 * eps : eps);
+        h.by = (pass ? -1 : 1) / (2 * eps);
+        h.more = pass > 0;
+        tr_tape_begin(j->tape, true, j->recompute);
+        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)j->feed.n_counted), j->segment, &loss));
+        if (!isfinite(loss)) return tr_fail(TR_EFAIL, "the curvature probe's loss (step %lld) is not finite; resume from the newest snapshot with a lower train.lr", (long long)step);
+        TR_TRY(tr_backward(j->tape, &sink, false));
+    }
+    shift(j, step, eps);
+    tr_part_enter(part);
     return TR_OK;
 }

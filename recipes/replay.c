@@ -1,9 +1,8 @@
 #include "recipes/replay.h"
+#include "recipes/replay_impl.h"
 #include "libtrain/base/buf.h"
-#include "libtrain/base/h5.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/kernel.h"
-#include "optim/optim.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,28 +14,14 @@ static const struct { const char *recorded, *kind; } names[] = {
     { "sgd_momentum", "sgd" }, { "signsgd_momentum", "signsgd" }, { "adafactor_relative", "adafactor" }, { "adamw8bit", "adamw-8bit" },
     { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "frugal_svd", "frugal" }, { "frugal_svd_keep", "frugal" }, { "frugal_random", "frugal" }, { "frugal_randperm", "frugal" }, { "frugal_columns", "frugal" },
     { "frugal_columns_keep", "frugal" }, { "frugal_rows", "frugal" }, { "frugal_randk", "frugal" }, { "frugal_lion_columns", "frugal-lion" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
+    { "mezo", "zo-sgd" }, { "zo_sgd_one_side", "zo-sgd" }, { "zo_sgd_q", "zo-sgd" }, { "zo_block_coordinate", "zo-sgd" }, { "zo_block_joint", "zo-sgd" }, { "zo_sparse", "zo-sgd" },
 };
 
 /* Attributes that say how something was computed that the file hands over, or what is always so here. */
-static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "state_full", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" } };
+static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "state_full", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" },
+    { "momentum", "0" }, { "weight_decay", "0" }, { "blockwise", "none" }, { "q", "1" }, { "perturbation_mode", "two_side" } };
 
-struct recorded { struct tr_param *p; struct tr_tensor given[4]; int n_given; };
-
-struct replay {
-    struct tr_h5 *in, *out;
-    const char *path;
-    const struct opt_kind *kind;
-    double lr;
-    int64_t steps;
-    struct opt_entry *entry;
-    size_t n_entries;
-    struct tr_param *param;
-    struct recorded *rec;
-    int64_t n, room;
-};
-
-/* *out = "param/NAME", with "/WHAT" behind it unless NULL. */
-static int path_of(char **out, const char *name, const char *what)
+int replay_path(char **out, const char *name, const char *what)
 {
     struct tr_buf t = { 0 };
     int rc = tr_buf_printf(&t, "param/%s%s%s", name, what ? "/" : "", what ? what : "");
@@ -98,12 +83,18 @@ static int read_settings(struct replay *r)
     if (!r->kind) TR_GO(tr_fail(TR_EINPUT, "unknown optimizer '%.60s' (%s): `train help optimizer` lists them", recorded, r->path));
     TR_GO(tr_strdup(&copy, r->kind->name));
     TR_GO(add_entry(r, "name", copy));
-    TR_GO(tr_strdup(&copy, "true")); /* the recordings decay every parameter */
+    TR_GO(tr_strdup(&copy, r->kind->needs == OPT_GRADIENT ? "true" : "false")); /* recordings with gradients decay every parameter */
     TR_GO(add_entry(r, "decay_vectors", copy));
     TR_GO(tr_h5_attr_real(r->in, "/", "lr", &r->lr));
     TR_GO(tr_h5_attr_real(r->in, "/", "steps", &steps));
     if (!(steps >= 1 && steps <= 1e6)) TR_GO(tr_fail(TR_EINPUT, "'steps' is %g (%s): 1 to a million are possible", steps, r->path));
     r->steps = (int64_t)steps;
+    r->draws = 1;
+    if (r->kind->needs != OPT_GRADIENT && tr_h5_has_attr(r->in, "/", "q")) {
+        TR_GO(tr_h5_attr_real(r->in, "/", "q", &steps));
+        if (!(steps >= 1 && steps <= 64)) TR_GO(tr_fail(TR_EINPUT, "'q' is %g (%s): 1 to 64 are possible", steps, r->path));
+        r->draws = (int64_t)steps;
+    }
     TR_GO(tr_h5_attrs(r->in, "/", add_attr, r));
 done:
     free(recorded);
@@ -125,18 +116,24 @@ static int add_param(void *self, const char *name, bool is_group)
     *p = (struct tr_param){ .index = (int)r->n, .trainable = true, .layer = 1 };
     r->rec[r->n++].p = p;
     strcpy(p->name, name);
-    TR_GO(path_of(&group, name, NULL));
+    TR_GO(replay_path(&group, name, NULL));
     TR_GO(tr_h5_attr_text(r->in, group, "role", &role));
     p->role = !strcmp(role, "matrix") ? TR_MATRIX : !strcmp(role, "embedding") ? TR_EMBEDDING : TR_NORM;
-    TR_GO(path_of(&path, name, "grad"));
+    bool losses = r->kind->needs != OPT_GRADIENT;
+    TR_GO(replay_path(&path, name, losses ? "z" : "grad"));
     TR_GO(tr_h5_info(r->in, path, &type, &gdim, grad));
+    if (losses && gdim > 1 && r->draws > 1) { /* [steps, draws, shape] */
+        if (grad[1] != r->draws) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): it must hold q directions a step", path, r->path));
+        gdim--;
+        for (int i = 1; i < gdim; i++) grad[i] = grad[i + 1];
+    }
     free(path);
     path = NULL;
-    TR_GO(path_of(&path, name, "init"));
+    TR_GO(replay_path(&path, name, "init"));
     TR_GO(tr_h5_info(r->in, path, &type, &ndim, dim));
     bool fits = gdim == ndim + 1 && ndim <= 2 && grad[0] == r->steps && (p->role == TR_NORM) == (ndim == 1);
     for (int i = 0; fits && i < ndim; i++) fits = grad[i + 1] == dim[i] && dim[i] > 0;
-    if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): init must be [rows, columns] or [n] as the role says, grad [steps, the same]", group, r->path));
+    if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): init must be [rows, columns] or [n] as the role says, %s [steps, the same]", group, r->path, losses ? "z" : "grad"));
     TR_GO(tr_tensor_new(&p->value, TR_WEIGHTS, TR_F32, ndim, dim));
     float *host;
     TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
@@ -184,14 +181,13 @@ static int get_given(void *self, const char *what, int64_t k, struct tr_tensor *
 
 /* ---- the walk */
 
-/* Row t of a dataset of the parameter, into host memory. */
-static int read_row(const struct replay *r, const struct tr_param *p, const char *what, int64_t t, float *host)
+int replay_row(const struct replay *r, const struct tr_param *p, const char *what, int64_t t, float *host)
 {
     char *path = NULL;
     enum tr_dtype type;
     int ndim, rc;
     int64_t dim[4];
-    TR_GO(path_of(&path, p->name, what));
+    TR_GO(replay_path(&path, p->name, what));
     TR_GO(tr_h5_info(r->in, path, &type, &ndim, dim));
     bool fits = ndim == p->value.ndim + 1 && dim[0] > t;
     for (int i = 1; i < ndim && fits; i++) fits = dim[i] == p->value.dim[i - 1];
@@ -209,17 +205,33 @@ static int probe(struct replay *r, struct opt *o, struct recorded *c, int64_t t,
     float *hu = NULL;
     int rc;
     if (!opt_probe_due(o, kind, t + 1)) return TR_OK;
-    if (kind == OPT_PROBE_LABELS) TR_TRY(read_row(r, c->p, "hess_grad", t / every, host));
+    if (kind == OPT_PROBE_LABELS) TR_TRY(replay_row(r, c->p, "hess_grad", t / every, host));
     else {
         TR_TRY(tr_calloc(&hu, (size_t)n, sizeof *hu));
-        TR_GO(read_row(r, c->p, "hutch_u", t / every, host));
-        TR_GO(read_row(r, c->p, "hutch_hu", t / every, hu));
+        TR_GO(replay_row(r, c->p, "hutch_u", t / every, host));
+        TR_GO(replay_row(r, c->p, "hutch_hu", t / every, hu));
         for (int64_t i = 0; i < n; i++) host[i] *= hu[i];
     }
     tr_tensor_write(grad, host);
-    rc = opt_curvature(o, c->p, grad, t + 1);
+    rc = opt_curvature(o, c->p, grad, t + 1, false);
 done:
     free(hu);
+    return rc;
+}
+
+int replay_write(struct replay *r, const struct tr_param *p, int64_t t, float *host)
+{
+    char *to = NULL;
+    int rc;
+    TR_GO(replay_path(&to, p->name, "weight"));
+    if (t == 0) {
+        int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
+        TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, all, false));
+    }
+    tr_tensor_read(&p->value, host);
+    rc = tr_h5_write_rows(r->out, to, TR_F32, t, 1, host);
+done:
+    free(to);
     return rc;
 }
 
@@ -227,30 +239,22 @@ static int one_update(struct replay *r, struct opt *o, struct recorded *c, int64
 {
     struct tr_tensor grad = { 0 };
     struct tr_param *p = c->p;
-    char *to = NULL;
     float *host = NULL;
     void *self[2] = { c, r };
     struct opt_given given = { self, get_given };
     int rc;
-    TR_GO(path_of(&to, p->name, "weight"));
-    if (t == 0) {
-        int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
-        TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, all, false));
-    }
     TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
     TR_GO(tr_tensor_arena(&grad, TR_GRADIENTS, TR_F32, p->value.ndim, p->value.dim, 0));
     TR_GO(probe(r, o, c, t, OPT_PROBE_HESSIAN, host, &grad));
-    TR_GO(read_row(r, p, "grad", t, host));
+    TR_GO(replay_row(r, p, "grad", t, host));
     tr_tensor_write(&grad, host);
     TR_GO(opt_update(o, p, &grad, r->lr, t + 1, &given));
-    tr_tensor_read(&p->value, host);
-    TR_GO(tr_h5_write_rows(r->out, to, TR_F32, t, 1, host));
+    TR_GO(replay_write(r, p, t, host));
     TR_GO(probe(r, o, c, t, OPT_PROBE_LABELS, host, &grad));
 done:
     while (c->n_given > 0) tr_tensor_release(&c->given[--c->n_given]);
     tr_tensor_release(&grad);
     free(host);
-    free(to);
     return rc;
 }
 
@@ -268,11 +272,13 @@ int recipe_replay(const char *in, const char *out)
     TR_GO(tr_calloc(&r.param, (size_t)r.room + 1, sizeof *r.param));
     TR_GO(tr_calloc(&r.rec, (size_t)r.room + 1, sizeof *r.rec));
     TR_GO(tr_h5_list(r.in, "param", add_param, &r));
+    if (r.kind->needs != OPT_GRADIENT) TR_GO(replay_blocks(&r));
     struct opt_setup setup = { .entry = r.entry, .n = r.n_entries, .path = in, .seed = 1, .lr = r.lr };
     TR_GO(opt_new(&o, &setup, r.param, r.n));
     TR_GO(tr_buf_printf(&tmp, "%s.tmp", out));
     TR_GO(tr_h5_create(&r.out, tmp.data));
-    for (int64_t t = 0; t < r.steps; t++)
+    if (r.kind->needs != OPT_GRADIENT) TR_GO(replay_losses(&r, o));
+    for (int64_t t = 0; t < r.steps && r.kind->needs == OPT_GRADIENT; t++)
         for (int64_t i = 0; i < r.n; i++) TR_GO(one_update(&r, o, &r.rec[i], t));
     rc = tr_h5_close(r.out);
     r.out = NULL;

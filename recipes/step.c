@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where a loss that is not finite arose: the first layer whose output is not finite, told by running forward again. */
-static int blame(struct job *j, int64_t step, double loss)
+int step_blame(struct job *j, int64_t step, double loss)
 {
     int layer = -1;
     if (j->net->sharded) /* the others are not here to bring weights in */
@@ -25,35 +24,38 @@ static int blame(struct job *j, int64_t step, double loss)
     return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", %s): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, where);
 }
 
-/* This rank's micro-batch of a round; all ranks walk over all of them. */
-static int next_share(struct tr_loader *l, const struct tr_comm *c, int64_t sequences, const struct tr_batch **b)
+int step_feed(struct job *j, int64_t *tokens)
 {
-    tr_loader_skip(l, c->rank * sequences);
-    TR_TRY(tr_loader_next(l, sequences, b));
-    tr_loader_skip(l, (c->size - 1 - c->rank) * sequences);
+    const struct tr_batch *b;
+    enum tr_part part = tr_part_enter(TR_PART_DATA);
+    tr_loader_skip(j->loader, j->comm->rank * j->micro_batch);
+    TR_TRY(tr_loader_next(j->loader, j->micro_batch, &b));
+    tr_loader_skip(j->loader, (j->comm->size - 1 - j->comm->rank) * j->micro_batch);
+    TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
+    *tokens = b->n;
+    tr_part_enter(part);
     return TR_OK;
 }
 
 int job_step(struct job *j, struct step_result *out)
 {
-    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), tokens = 0, step = (int64_t)j->step + 1;
+    if (opt_needs(j->opt) != OPT_GRADIENT) return job_step_by_losses(j, out);
+    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), tokens = 0, fed, step = (int64_t)j->step + 1;
     struct update u = { .j = j, .lr = job_lr(j->r, j->steps, (int64_t)j->step), .scale = 1, .step = step };
     struct tr_sink sink = { &u, update_gradient };
     double total = 0, norm, *losses = update_losses(j), *sums = losses + j->micro_batches;
     memset(losses, 0, (size_t)j->micro_batches * sizeof *losses);
     j->comm->doing = "a step";
     for (; u.round < j->rounds; u.round++) {
-        const struct tr_batch *b;
-        tr_part_enter(TR_PART_DATA);
-        TR_TRY(next_share(j->loader, j->comm, j->micro_batch, &b));
-        TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
-        tr_part_enter(TR_PART_OTHER);
+        TR_TRY(step_feed(j, &fed));
+        bool probe = opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step) || (tr_mem_is_dry() && opt_probe_every(j->opt, OPT_PROBE_HESSIAN));
+        if (u.round == 0 && probe) TR_TRY(job_probe_hessian(j, step));
         double *loss = &losses[u.round * j->comm->size + j->comm->rank];
         tr_tape_begin(j->tape, true, j->recompute);
         /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
         TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, loss));
-        if (!isfinite(*loss)) return blame(j, step, *loss);
-        tokens += b->n;
+        if (!isfinite(*loss)) return step_blame(j, step, *loss);
+        tokens += fed;
         TR_TRY(tr_backward(j->tape, &sink, update_keeps(j)));
     }
     sums[0] = (double)tokens;

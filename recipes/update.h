@@ -7,6 +7,11 @@
 #define RECIPE_UPDATE_H
 #include "recipes/job.h"
 
+/* Feeds this rank's next micro-batch; all ranks walk over all of them. */
+int step_feed(struct job *j, int64_t *tokens);
+/* Where a loss that is not finite arose, as an error: the first layer whose output is not finite, by running forward again. */
+int step_blame(struct job *j, int64_t step, double loss);
+
 struct update { struct job *j; double lr, scale; int64_t step, round; };
 
 /* Whether gradients stay in the weights until update_finish: a single one of a single rank that is not used at once. */

@@ -47,6 +47,10 @@ int64_t tr_loader_sequences(const struct tr_loader *l);      /* per epoch */
 int tr_loader_next(struct tr_loader *l, int64_t sequences, const struct tr_batch **out);
 /* Passes over the next `sequences` sequences: another rank's share. */
 void tr_loader_skip(struct tr_loader *l, int64_t sequences);
+/* Where the walk is, and back there: for rules that look at a batch several times. */
+struct tr_loader_place { uint64_t epoch; int64_t index; };
+struct tr_loader_place tr_loader_tell(const struct tr_loader *l);
+void tr_loader_seek(struct tr_loader *l, struct tr_loader_place at);
 /* Counted tokens of the next `sequences` sequences without consuming them. */
 int64_t tr_loader_peek_counted(const struct tr_loader *l, int64_t sequences);
 /* Largest number of tokens that `sequences` sequences can have. */

@@ -196,6 +196,14 @@ void tr_loader_skip(struct tr_loader *l, int64_t sequences)
     for (int64_t i = 0; i < sequences; i++) advance(l, &l->epoch, &l->index);
 }
 
+struct tr_loader_place tr_loader_tell(const struct tr_loader *l) { return (struct tr_loader_place){ l->epoch, l->index }; }
+
+void tr_loader_seek(struct tr_loader *l, struct tr_loader_place at)
+{
+    l->epoch = at.epoch;
+    l->index = at.index;
+}
+
 int tr_loader_visit(struct tr_loader *l, struct tr_visitor *v)
 {
     uint64_t w[3] = { l->epoch, (uint64_t)l->index, l->d->hash };

@@ -23,10 +23,12 @@ static void dry_place(T *g, const T *low, const T *index, int axis, float factor
 static void dry_lion(T *u, T *m, const struct tr_sign *h) {}
 static void dry_cut(T *g, const T *h, float scale, float eps) {}
 static void dry_ratio(T *g, const T *h, float eps, float most) {}
+static void dry_move(T *w, float before, float scale, const struct tr_direction *z) {}
+static void dry_weigh(T *g, float scale, const struct tr_direction *z) {}
 static void dry_squares(T *h, const T *g, float keep, float take) {}
 static const struct tr_updates dry = { dry_apply, dry_scaled, dry_adam, dry_direction, dry_sgd, dry_norms,
                                        dry_sign, dry_clamp, dry_momentum, dry_outer, dry_root, dry_adam_8bit,
-                                       dry_clamp, dry_pick, dry_place, dry_lion, dry_cut, dry_ratio, dry_squares };
+                                       dry_clamp, dry_pick, dry_place, dry_lion, dry_cut, dry_ratio, dry_move, dry_weigh, dry_squares };
 
 static int by_value(const void *a, const void *b) { return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b); }
 

@@ -22,6 +22,10 @@ enum { TR_BLOCK_8BIT = 256 };
 struct tr_book { float value[256], middle[255]; };   /* middle: where the nearest value changes */
 const struct tr_book *tr_book_8bit(bool with_sign);
 
+/* A direction: element i of a parameter is the standard normal at i of `key`, 0 where the uniform at i of `mask` is below
+ * `zeros`; or `given` (f32, the parameter's shape). first: which element of the parameter the tensor begins with. */
+struct tr_direction { struct tr_key key, mask; double zeros; int64_t first; const struct tr_tensor *given; };
+
 struct tr_updates {
     /* x = g */
     void (*apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a);
@@ -59,6 +63,10 @@ struct tr_updates {
     void (*cut_step)(struct tr_tensor *g, const struct tr_tensor *h, float scale, float eps);
     /* g = sign(g) min(most, |g| / max(h, eps)) */
     void (*cut_ratio)(struct tr_tensor *g, const struct tr_tensor *h, float eps, float most);
+    /* w = before w + scale z; w dense or with long rows, f32 (or bf16, rounded to nearest) */
+    void (*move)(struct tr_tensor *w, float before, float scale, const struct tr_direction *z);
+    /* g = scale g z; f32 */
+    void (*weigh)(struct tr_tensor *g, float scale, const struct tr_direction *z);
     /* h = keep h + take g^2 */
     void (*mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take);
 };

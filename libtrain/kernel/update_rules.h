@@ -157,6 +157,39 @@ static void NAME(cut_ratio)(struct tr_tensor *g, const struct tr_tensor *h, floa
     }
 }
 
+/* n elements of a direction from `at` on. */
+static inline void direction(float *restrict d, const struct tr_direction *z, int64_t at, int64_t n)
+{
+    if (z->given) memcpy(d, (const float *)z->given->data + at, (size_t)n * sizeof *d);
+    else tr_normals_into(d, z->key, (uint64_t)at, n, 1);
+    if (z->zeros > 0 && !z->given)
+        for (int64_t i = 0; i < n; i++) d[i] = tr_uniform(z->mask, (uint64_t)(at + i)) < z->zeros ? 0 : d[i];
+}
+
+static void NAME(move)(struct tr_tensor *w, float before, float scale, const struct tr_direction *z)
+{
+    int64_t cols = tr_cols(w);
+    ROWS_IN_PARALLEL(w) CHUNKS(c, n, cols) {
+        float x[CHUNK], d[CHUNK];
+        load(x, w, r, c, n);
+        direction(d, z, z->first + r * cols + c, n);
+        for (int64_t i = 0; i < n; i++) x[i] = before * x[i] + scale * d[i];
+        store(w, r, c, n, x);
+    }
+}
+
+static void NAME(weigh)(struct tr_tensor *g, float scale, const struct tr_direction *z)
+{
+    int64_t cols = tr_cols(g);
+    ROWS_IN_PARALLEL(g) CHUNKS(c, n, cols) {
+        float x[CHUNK], d[CHUNK];
+        load(x, g, r, c, n);
+        direction(d, z, z->first + r * cols + c, n);
+        for (int64_t i = 0; i < n; i++) x[i] *= scale * d[i];
+        store(g, r, c, n, x);
+    }
+}
+
 static void NAME(mean_squares)(struct tr_tensor *h, const struct tr_tensor *g, float keep, float take)
 {
     ROWS_IN_PARALLEL(h) CHUNKS(c, n, tr_cols(h)) {

@@ -1,5 +1,6 @@
 /* The loops of update.h, compiled once for each instruction set: written plainly so that the compiler vectorises them.
  * Before including: NAME(x) gives the symbol of this variant. */
+#include "libtrain/base/normal.h"
 #include "libtrain/kernel/update.h"
 #include <math.h>
 #include <stdlib.h>
@@ -206,5 +207,5 @@ const struct tr_updates NAME(table) = {
     .apply = NAME(apply), .apply_scaled = NAME(apply_scaled), .adam = NAME(adam), .adam_direction = NAME(adam_direction), .sgd = NAME(sgd), .norms = NAME(norms),
     .sign = NAME(sign), .clamp = NAME(clamp), .momentum = NAME(momentum), .scale_outer = NAME(scale_outer), .root_direction = NAME(root_direction), .adam_8bit = NAME(adam_8bit),
     .sign_scale = NAME(sign_scale), .pick = NAME(pick), .place = NAME(place), .lion_direction = NAME(lion_direction),
-    .cut_step = NAME(cut_step), .cut_ratio = NAME(cut_ratio), .mean_squares = NAME(mean_squares),
+    .cut_step = NAME(cut_step), .cut_ratio = NAME(cut_ratio), .move = NAME(move), .weigh = NAME(weigh), .mean_squares = NAME(mean_squares),
 };

@@ -59,15 +59,17 @@ static void recorded_runs(void **state)
 {
     static const char *const files[] = { "sgd", "sgd_momentum", "signsgd_momentum", "adamw", "adamw_hf", "adamw8bit", "adafactor", "adafactor_relative", "lion", "lomo",
         "adalomo", "apollo", "apollo_mini", "apollo_no_limiter", "galore_adamw", "galore_full", "galore_adamw8bit", "frugal_columns_keep", "frugal_rows",
-        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g", "sophia_h", "galore_adafactor", "natural_galore", "muon", "soap", "cosmos" };
+        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g", "sophia_h", "galore_adafactor", "natural_galore", "muon", "soap", "cosmos", "mezo", "zo_sgd_one_side", "zo_sgd_q", "zo_sgd_sign", "zo_sgd_momentum", "zo_sgd_conservative", "zo_adam",
+        "zo_block_coordinate", "zo_block_joint", "forward_gradient" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char want[600], is[600];
         snprintf(want, sizeof want, "%s/optim/reference/%s.h5", tests_folder, files[i]);
         snprintf(is, sizeof is, "%s/%s.h5", test_folder(), files[i]);
         assert_ok(recipe_replay(want, is));
-        assert_follows(is, want, "attn.weight");
-        assert_follows(is, want, "mlp.weight");
-        assert_follows(is, want, "norm.weight");
+        bool losses = !strncmp(files[i], "zo_", 3) || !strcmp(files[i], "mezo") || !strcmp(files[i], "forward_gradient");
+        assert_follows(is, want, losses ? "layers.0.attn.weight" : "attn.weight");
+        assert_follows(is, want, losses ? "layers.1.mlp.weight" : "mlp.weight");
+        assert_follows(is, want, losses ? "layers.1.layernorm.weight" : "norm.weight");
     }
 }
 
@@ -123,6 +125,13 @@ static int kinds(void)
 }
 static int members(void) { return kinds() + VARIANTS; }
 
+static int member(const char *kind)
+{
+    int k = 0;
+    while (opt_kinds[k] != opt_find(kind)) k++;
+    return k;
+}
+
 static struct opt_entry entry(const char *key, const char *value)
 {
     return (struct opt_entry){ (char *)(uintptr_t)"optimizer", (char *)(uintptr_t)key, (char *)(uintptr_t)value, { 0 } };
@@ -156,7 +165,8 @@ static void family_init(struct family *f, int k, enum tr_dtype dtype)
         else assert_ok(tr_tensor_new(&p->value, TR_WEIGHTS, dtype == TR_INT8 ? TR_BF16 : dtype, TR_DIMS(shapes[i].cols)));
         fill(&p->value, (uint64_t)i);
     }
-    struct opt_setup setup = { .entry = f->e, .n = v < 0 ? 2 : 3, .path = "test", .seed = 9 };
+    size_t n = v >= 0 ? 3 : opt_has_key(opt_kinds[k]->name, "weight_decay") ? 2 : 1;
+    struct opt_setup setup = { .entry = f->e, .n = n, .path = "test", .seed = 9 };
     assert_ok(opt_new(&f->o, &setup, f->p, PARAMS));
 }
 
@@ -166,9 +176,40 @@ static void family_release(struct family *f)
     for (int i = 0; i < PARAMS; i++) tr_tensor_release(&f->p[i].value);
 }
 
+static const struct opt_kind *kind_of(const struct family *f) { return opt_find(f->e[0].value); }
+static const struct opt_kind *kind_at(int k) { return k < kinds() ? opt_kinds[k] : opt_find(variants[k - kinds()].kind); }
+
+/* Rules that move weights by little steps for a loss or a probe keep to f32. */
+static bool takes(const struct opt_kind *k, enum tr_dtype dtype) { return dtype == TR_F32 || (k->needs == OPT_GRADIENT && k->probe != OPT_PROBE_HESSIAN); }
+
+/* A loss whose gradient is that of family_step. */
+struct linear { struct family *f; int64_t step; float scale; };
+
+static int linear_loss(void *self, double *loss)
+{
+    struct linear *l = self;
+    *loss = 0;
+    for (int i = 0; i < PARAMS; i++) {
+        const struct tr_tensor *w = &l->f->p[i].value;
+        struct tr_tensor g;
+        assert_ok(tr_tensor_arena(&g, TR_WORKSPACE, TR_F32, w->ndim, w->dim, 0));
+        tr_kernels()->random_normal(&g, tr_key(5, TR_RNG_PROBE, (uint64_t)i, (uint64_t)l->step), l->scale);
+        for (int64_t k = 0; k < tr_count(w); k++) *loss += (double)((float *)w->data)[k] * (double)((float *)g.data)[k];
+        tr_tensor_release(&g);
+    }
+    return TR_OK;
+}
+
 /* One step; the gradients follow from its number, rows wider than the matrix. scale 0: no gradient. */
 static void family_step(struct family *f, int64_t step, float scale)
 {
+    if (kind_of(f)->needs != OPT_GRADIENT) {
+        struct linear l = { f, step, scale };
+        struct opt_evaluator e = { .self = &l, .loss = linear_loss };
+        double at;
+        assert_ok(opt_step_by_losses(f->o, 1e-3, step, &e, &at));
+        return;
+    }
     for (int i = 0; i < PARAMS; i++) {
         struct tr_tensor g, wide;
         int64_t rows = shapes[i].rows ? shapes[i].rows : 1, cols = shapes[i].cols;
@@ -226,7 +267,11 @@ static void nothing_moves_without_a_gradient(void **state)
         family_init(&f, k, TR_F32);
         family_init(&still, k, TR_F32);
         for (int64_t t = 1; t < 4; t++) family_step(&f, t, 0);
-        assert_same_weights(&f, &still, "after steps without a gradient");
+        if (kind_of(&f)->needs == OPT_GRADIENT) assert_same_weights(&f, &still, "after steps without a gradient");
+        else
+            for (int i = 0; i < PARAMS; i++) /* moved and moved back: to a few units in the last place */
+                for (int64_t n = 0; n < tr_count(&f.p[i].value); n++)
+                    assert_true(fabsf(((float *)f.p[i].value.data)[n] - ((float *)still.p[i].value.data)[n]) < 1e-6f);
         family_release(&f);
         family_release(&still);
     }
@@ -240,7 +285,9 @@ static void steps_go_down(void **state)
             struct family f;
             struct tr_tensor before, after, g;
             int64_t n = 150 * 40;
-            family_init(&f, k, dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8);
+            enum tr_dtype type = dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8;
+            if (!takes(kind_at(k), type)) continue;
+            family_init(&f, k, type);
             assert_ok(tr_tensor_new(&before, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&after, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
             assert_ok(tr_tensor_new(&g, TR_OTHER, TR_F32, TR_DIMS(150, 40)));
@@ -267,6 +314,7 @@ static void continued_is_undisturbed(void **state)
             enum tr_dtype type = dtype == 0 ? TR_F32 : dtype == 1 ? TR_BF16 : TR_INT8;
             struct family one, two;
             struct kept kept = { .n = 0 };
+            if (!takes(kind_at(k), type)) continue;
             struct tr_visitor v = { &kept, keep_tensor, keep_words };
             family_init(&one, k, type);
             for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
@@ -298,17 +346,94 @@ static void threads_do_not_show(void **state)
     int threads = omp_get_max_threads();
     for (int k = 0; k < members(); k++) {
         struct family one, two;
+        enum tr_dtype type = takes(kind_at(k), TR_BF16) ? TR_BF16 : TR_F32;
         omp_set_num_threads(1);
-        family_init(&one, k, TR_BF16);
+        family_init(&one, k, type);
         for (int64_t t = 1; t <= 3; t++) family_step(&one, t, 0.1f);
         omp_set_num_threads(2);
-        family_init(&two, k, TR_BF16);
+        family_init(&two, k, type);
         for (int64_t t = 1; t <= 3; t++) family_step(&two, t, 0.1f);
         assert_same_weights(&one, &two, "with another number of threads");
         family_release(&one);
         family_release(&two);
     }
     omp_set_num_threads(threads);
+}
+
+/* ---- rules that learn from losses */
+
+struct line { struct tr_param p; float g[72]; };
+
+static int line_loss(void *self, double *loss)
+{
+    struct line *l = self;
+    *loss = 0;
+    for (int k = 0; k < 72; k++) *loss += (double)((float *)l->p.value.data)[k] * (double)l->g[k];
+    return TR_OK;
+}
+
+/* On a linear loss the slope along z is <g, z> whatever eps is, and the mean of <g, z> z over many draws is g. */
+static void slopes_average_to_the_gradient(void **state)
+{
+    enum { DRAWS = 4000 };
+    struct line l = { .p = { .name = "w", .role = TR_NORM, .trainable = true } };
+    struct opt_entry name = entry("name", "zo-sgd");
+    struct opt_setup setup = { .entry = &name, .n = 1, .path = "test", .seed = 9 };
+    struct opt_evaluator e = { .self = &l, .loss = line_loss };
+    struct opt *o;
+    double at, off = 0, own = 0;
+    assert_ok(tr_tensor_new(&l.p.value, TR_WEIGHTS, TR_F32, TR_DIMS(72)));
+    test_normal(l.g, 72, 3, 1);
+    assert_ok(opt_new(&o, &setup, &l.p, 1));
+    for (int64_t t = 1; t <= DRAWS; t++) assert_ok(opt_step_by_losses(o, 1.0 / DRAWS, t, &e, &at));
+    for (int k = 0; k < 72; k++) {
+        off += pow(-(double)((float *)l.p.value.data)[k] - (double)l.g[k], 2);
+        own += pow((double)l.g[k], 2);
+    }
+    assert_true(off < own * 72.0 / DRAWS * 3); /* the mean's variance is about |g|^2 (72 + 1) / DRAWS */
+    opt_free(o);
+    tr_tensor_release(&l.p.value);
+}
+
+static int bowl_loss(void *self, double *loss)
+{
+    struct family *f = self;
+    *loss = 0;
+    for (int i = 0; i < PARAMS; i++)
+        for (int64_t k = 0; k < tr_count(&f->p[i].value); k++) *loss += 0.5 * pow((double)((float *)f->p[i].value.data)[k], 2);
+    return TR_OK;
+}
+
+static void conservative_never_loses(void **state)
+{
+    struct family f;
+    struct opt_evaluator e = { .self = &f, .loss = bowl_loss };
+    double last, now, start;
+    family_init(&f, member("zo-sgd-conservative"), TR_F32);
+    assert_ok(bowl_loss(&f, &last));
+    start = last;
+    for (int64_t t = 1; t <= 30; t++) {
+        double at;
+        assert_ok(opt_step_by_losses(f.o, t % 2 ? 1e-4 : 1, t, &e, &at)); /* every other step is far too large */
+        assert_ok(bowl_loss(&f, &now));
+        assert_true(now <= last * (1 + 1e-5));
+        last = now;
+    }
+    assert_true(last < start);
+    family_release(&f);
+}
+
+/* A loss by its gradients cannot stand beside one by its values, nor can weights that lose small moves. */
+static void sorts_do_not_mix(void **state)
+{
+    struct family f;
+    struct opt *o;
+    family_init(&f, member("zo-sgd"), TR_F32);
+    struct opt_entry e[2] = { f.e[0], entry("exclude", "w1") };
+    struct opt_setup setup = { .entry = e, .n = 2, .path = "test", .seed = 9 };
+    assert_int_equal(opt_new(&o, &setup, f.p, PARAMS), TR_EINPUT);
+    assert_non_null(strstr(tr_message(), "one sort"));
+    family_release(&f);
 }
 
 /* ---- moments in bf16 and in 8 bits */
@@ -366,7 +491,6 @@ static void bf16_moments_are_unbiased(void **state)
     for (int i = 0; i < 4; i++) tr_tensor_release(all[i]);
 }
 
-
 static void books(void **state)
 {
     for (int s = 0; s < 2; s++) {
@@ -412,6 +536,7 @@ int main(int argc, char **argv)
     tests_folder = argc > 1 ? argv[1] : "tests";
     const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
         cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
+        cmocka_unit_test(slopes_average_to_the_gradient), cmocka_unit_test(conservative_never_loses), cmocka_unit_test(sorts_do_not_mix),
         cmocka_unit_test(types_of_moments), cmocka_unit_test(bf16_moments_are_unbiased), cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

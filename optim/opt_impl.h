@@ -1,0 +1,24 @@
+/* The optimizer of a run, opened. Private to this room. */
+#ifndef OPT_OPT_IMPL_H
+#define OPT_OPT_IMPL_H
+#include "optim/offload.h"
+#include "optim/settings.h"
+
+/* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. */
+struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; };
+struct opt {
+    struct opt_settings all;
+    struct item *item;
+    int64_t n;
+    uint64_t seed;
+    double tokens, lr;
+    struct tr_comm *comm;
+    struct opt_offload *offload;   /* NULL: all state is in memory */
+};
+
+/* kind->update with the state brought and given up again. */
+int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s);
+/* Rules that need gradients and rules that need losses do not mix; the latter move f32 weights. */
+int opt_check_needs(const struct opt *o, const char *path);
+
+#endif
