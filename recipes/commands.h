@@ -7,6 +7,10 @@ struct generate_options { const char *prompt, *snapshot; bool chat; int64_t max_
 
 /* resume: NULL = from the start, "" = the newest snapshot of the run folder, or a path. */
 int recipe_run(struct recipe *r, const char *resume);
+/* The same by processes that are started here and, when they die, started again from the newest snapshot. ranks: 0 = as the
+ * recipe says, else parallel.data follows it; sets: the overrides that the recipe was loaded with. On SIGTERM or SIGINT the
+ * ranks are asked for a complete snapshot: TR_ESTOPPED. */
+int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const char *const *sets, size_t n_sets);
 /* snapshot: NULL = the model as the recipe names it, "" = the newest of the run folder, or a path. */
 int recipe_eval(struct recipe *r, const char *snapshot);
 int recipe_generate(struct recipe *r, const struct generate_options *o);

@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct metrics { FILE *f; char *path; };
+enum { ROW = 1024 };   /* bytes of a line that is written twice, spaces included: more than any row */
 
-static int print_row(FILE *f, const struct metrics_row *r)
+struct metrics { FILE *f; char *path; off_t at; size_t room; /* a row that will be written once more: where, and the bytes kept for it */ };
+
+/* The line with spaces up to `room` bytes, then a newline. */
+static int print_row(FILE *f, const struct metrics_row *r, size_t room)
 {
     json_t *o = json_object(), *m = json_object();
     json_object_set_new(o, "step", json_integer(r->step));
@@ -30,7 +33,9 @@ static int print_row(FILE *f, const struct metrics_row *r)
         json_object_set_new(o, "wait_s", json_real(r->wait_s));
     }
     if (!isnan(r->valid_loss)) json_object_set_new(o, "valid_loss", json_real(r->valid_loss));
-    int bad = json_dumpf(o, f, JSON_COMPACT) || fputc('\n', f) == EOF;
+    char *text = json_dumps(o, JSON_COMPACT);
+    int bad = !text || fprintf(f, "%-*s\n", (int)room, text) < 0;
+    free(text);
     json_decref(o);
     return bad;
 }
@@ -96,7 +101,7 @@ static int truncate_after(const char *folder, const char *path, int64_t after)
     if (after > 0 && tr_exists(path)) TR_GO(metrics_read(&rows, &n, folder));
     TR_GO(tr_tmpfile_open(&t, path));
     for (size_t i = 0; i < n; i++)
-        if (rows[i].step <= after) print_row(t.f, &rows[i]);
+        if (rows[i].step <= after) print_row(t.f, &rows[i], 0);
     rc = tr_tmpfile_commit(&t);
 done:
     tr_tmpfile_release(&t);
@@ -111,8 +116,8 @@ int metrics_open(struct metrics **out, const char *folder, int64_t after)
     int rc;
     TR_GO(tr_path_join(&m->path, folder, "metrics.jsonl"));
     TR_GO(truncate_after(folder, m->path, after));
-    m->f = fopen(m->path, "a");
-    if (!m->f) TR_GO(tr_fail(TR_EFAIL, "cannot write '%s': %s", m->path, strerror(errno)));
+    m->f = fopen(m->path, "r+");
+    if (!m->f || fseeko(m->f, 0, SEEK_END)) TR_GO(tr_fail(TR_EFAIL, "cannot write '%s': %s", m->path, strerror(errno)));
     *out = m;
     return TR_OK;
 done:
@@ -120,9 +125,14 @@ done:
     return rc;
 }
 
-int metrics_write(struct metrics *m, const struct metrics_row *row)
+int metrics_write(struct metrics *m, const struct metrics_row *row, bool again)
 {
-    if (print_row(m->f, row) || fflush(m->f)) return tr_fail(TR_EFAIL, "cannot write '%s': %s; the newest snapshot is whole", m->path, strerror(errno));
+    size_t room = m->room;
+    if (room && fseeko(m->f, m->at, SEEK_SET)) return tr_fail(TR_EFAIL, "cannot write '%s': %s; the newest snapshot is whole", m->path, strerror(errno));
+    m->at = ftello(m->f);
+    if (again) room = ROW;
+    m->room = again ? ROW : 0;
+    if (print_row(m->f, row, room) || fflush(m->f)) return tr_fail(TR_EFAIL, "cannot write '%s': %s; the newest snapshot is whole", m->path, strerror(errno));
     return TR_OK;
 }
 

@@ -17,7 +17,9 @@ struct metrics_row {
 struct metrics;
 /* Opens folder/metrics.jsonl, keeping the lines of steps up to `after`. after 0: starts afresh. */
 int metrics_open(struct metrics **out, const char *folder, int64_t after);
-int metrics_write(struct metrics *m, const struct metrics_row *row);
+/* Appends a row. again: the next call writes the same step once more, in the place of this row; so a step is on record before
+ * its snapshot is, and a run that goes on from there lacks no line. */
+int metrics_write(struct metrics *m, const struct metrics_row *row, bool again);
 void metrics_close(struct metrics *m);
 
 /* Reads the file back, a row for each step (the last line of a step counts). The caller frees *rows. */

@@ -21,11 +21,11 @@
 
 static volatile sig_atomic_t stop_asked;
 
-/* The first signal asks for a stop after this step; a second one ends the process at once. */
+/* The first signal asks for a stop after this step; a second one ends the process at once, but SIGUSR1, which the supervisor repeats. */
 static void on_signal(int sig)
 {
     stop_asked = 1;
-    signal(sig, SIG_DFL);
+    if (sig != SIGUSR1) signal(sig, SIG_DFL);
 }
 
 struct running {
@@ -179,12 +179,18 @@ static int one_step(struct running *s)
         TR_TRY(job_evaluate(j, &row.valid_loss, &counted));
     }
     bool due = r->checkpoint.every > 0 && (step % r->checkpoint.every == 0 || last);
-    if (due || stop || last) TR_TRY(r->checkpoint.every > 0 || stop ? save(s, &block) : TR_OK);
+    bool saves = due || stop;
+    if (saves && s->writes) {
+        row.memory = tr_mem_ledger();
+        row.peak_rss = tr_rss_peak();
+        TR_TRY(metrics_write(s->metrics, &row, true));
+    }
+    if (saves) TR_TRY(save(s, &block));
     if (!s->writes) return TR_OK;
     row.checkpoint_block_s = block;
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
-    TR_TRY(metrics_write(s->metrics, &row));
+    TR_TRY(metrics_write(s->metrics, &row, false));
     TR_TRY(tensorboard_write(s->board, &row));
     progress_step(s->progress, &row);
     if (due || !isnan(row.valid_loss)) TR_TRY(report_write(r->run.dir, r->run.name, s->config.data));
@@ -195,6 +201,7 @@ int recipe_run(struct recipe *r, const char *resume)
 {
     struct running s = { 0 };
     int rc;
+    signal(SIGUSR1, on_signal);
     TR_GO(start(&s, r, resume));
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

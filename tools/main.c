@@ -114,7 +114,16 @@ static int load_and(const struct arguments *a, with_recipe f)
     return rc;
 }
 
-static int do_run(struct recipe *r, const struct arguments *a) { return recipe_run(r, option_value(a, "resume", NULL)); }
+static int do_run(struct recipe *r, const struct arguments *a)
+{
+    int64_t ranks;
+    const char *resume = option_value(a, "resume", NULL);
+    TR_TRY(option_int(a, "ranks", 0, &ranks));
+    if (option_given(a, "supervise")) return recipe_supervise(r, resume, ranks, a->sets, a->n_sets);
+    if (option_given(a, "ranks")) return tr_fail(TR_EINPUT, "--ranks without --supervise (train run): add --supervise, or start with `mpirun -n %s`", option_value(a, "ranks", "N"));
+    return recipe_run(r, resume);
+}
+
 static int do_plan(struct recipe *r, const struct arguments *a) { return recipe_plan(r, option_given(a, "json"), option_given(a, "search")); }
 static int do_eval(struct recipe *r, const struct arguments *a) { return recipe_eval(r, option_value(a, "snapshot", NULL)); }
 static int do_bench(struct recipe *r, const struct arguments *a) { return recipe_bench(r); }
@@ -184,8 +193,10 @@ static const char compare_help[] =
     "member whose recipe has changed starts anew. Where one fails the others still run, and the exit code is 1.\n";
 
 const struct command commands[] = {
-    { "run", "run RECIPE.ini [--resume [PATH]]", "train from a recipe", cmd_run, 1, 1,
-      OPTIONS({ "resume", "[PATH]", "continue from the newest snapshot of the run folder, or from PATH" }) },
+    { "run", "run RECIPE.ini [--resume [PATH]] [--supervise [--ranks N]]", "train from a recipe", cmd_run, 1, 1,
+      OPTIONS({ "resume", "[PATH]", "continue from the newest snapshot of the run folder, or from PATH" },
+              { "supervise", NULL, "start the ranks here and start them again from the newest snapshot when they die" },
+              { "ranks", "N", "how many, with --supervise [as the recipe says]" }) },
     { "plan", "plan RECIPE.ini [--json]", "tell the memory and speed of a run without starting it", cmd_plan, 1, 1,
       OPTIONS({ "json", NULL, "one JSON object as the last line" }, { "search", NULL, "propose the fastest settings that fit memory.budget" }) },
     { "compare", "compare RECIPE.ini --optimizers NAME,NAME,...", "the same recipe through several optimizers: curves, memory and speed side by side", cmd_compare, 1, 1,
@@ -241,7 +252,7 @@ int main(int argc, char **argv)
     if (rc == TR_OK) rc = dispatch(argc, argv);
     fflush(stdout);
     rc = par_end(rc, &say);
-    if (!say) {}
+    if (!say || !tr_message()[0]) {} /* said already */
     else if (rc == TR_ESTOPPED) fprintf(stderr, "train: %s\n", tr_message());
     else if (rc != TR_OK) fprintf(stderr, "train: error: %s\n", tr_message());
     fflush(stderr);
