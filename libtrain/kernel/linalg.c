@@ -115,7 +115,7 @@ static void put(struct tr_tensor *p, const double *v, bool right, int64_t r, int
 int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
 {
     int64_t m = tr_rows(g), n = tr_cols(g), r = right ? tr_rows(p) : tr_cols(p), l = right ? n : m;
-    bool rows = m <= n;                       /* the Gram matrix is of the rows */
+    bool rows = m < n || (m == n && !right);  /* the Gram matrix is of the rows; a square one's is of the side that is asked for */
     int64_t s = rows ? m : n, lwork = 70 * s, liwork = 10 * s;
     void *mem[6] = { 0 };
     size_t size[6] = { (size_t)(s * s) * 8, (size_t)(PANEL * s) * 8, (size_t)(lwork + s + r * s) * 8, (size_t)(liwork + 2 * r) * sizeof(lapack_int), (size_t)(r * s) * 8, (size_t)(r * l) * 8 };
