@@ -102,6 +102,19 @@ static int make_state(struct opt *o, struct item *it)
 
 static int move_out(struct opt *o, struct item *it);
 
+/* The largest smaller side of the matrices that take a setting's kind. */
+static int64_t smaller_side(const struct opt *o, const struct opt_setting *s)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < o->n; i++) {
+        const struct item *it = &o->item[i];
+        if (!it->state || (it->config != s->config && it->config != s->no_decay)) continue;
+        int64_t m = tr_rows(&it->p->value), n = tr_cols(&it->p->value), side = m < n ? m : n;
+        if (side > most) most = side;
+    }
+    return most;
+}
+
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n)
 {
     struct opt *o;
@@ -117,6 +130,7 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
     TR_GO(opt_check_needs(o, setup->path));
+    for (size_t k = 0; k < o->all.n; k++) TR_GO(opt_rank_check(&o->all.s[k], smaller_side(o, &o->all.s[k]), setup->entry, setup->n));
     TR_GO(deal(o, setup));
     if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
     for (int64_t i = 0; i < n; i++) {

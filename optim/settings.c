@@ -1,6 +1,7 @@
 /* What a recipe says of optimizers: keys to kinds with their numbers; printed, and explained. */
 #include "libtrain/base/status.h"
 #include "optim/settings.h"
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,10 @@ static int set_key(struct opt_setting *s, const struct opt_entry *e)
     if (e->place.line > 0) snprintf(at, sizeof at, "%s:%d", e->place.file, e->place.line);
     else snprintf(at, sizeof at, "--set");
     if (near) return tr_fail(TR_EINPUT, "unknown key '%s.%.60s' (%s): did you mean '%s.%s'?", e->section, e->key, at, e->section, near);
+    for (int i = 0; opt_kinds[i]; i++)
+        if (in_table(opt_kinds[i]->options, e->key))
+            return tr_fail(TR_EINPUT, "unknown key '%s.%.60s' (%s): %s has none, it is a key of %s and its like; leave it out (`train help optimizer.%s` lists what there is)", e->section,
+                           e->key, at, s->kind->name, opt_kinds[i]->name, s->kind->name);
     for (int i = 0; opt_kinds[i]; i++) { /* a slip in the name of another optimizer's key */
         const char *others[64] = { NULL };
         n = 0;
@@ -175,6 +180,22 @@ static int setting_build(struct opt_setting *s, const struct opt_entry *e, size_
     if (s->rest) set_moments(s, s->rest, s->rest_config);
     TR_TRY(opt_without_decay(&s->no_decay, s->kind, s->config));
     return s->rest ? opt_without_decay(&s->rest_no_decay, s->rest, s->rest_config) : TR_OK;
+}
+
+int opt_rank_check(const struct opt_setting *s, int64_t most, const struct opt_entry *e, size_t n)
+{
+    const struct tr_option *o = in_table(s->kind->options, "rank");
+    if (!o || most <= 0) return TR_OK;
+    int64_t rank = *(const int64_t *)((const char *)s->config + o->offset);
+    for (size_t i = 0; i < n && rank > most; i++)
+        if (!strcmp(e[i].key, "rank") && strtoll(e[i].value, NULL, 10) == rank) { /* a default is not a mistake: it counts as the smaller side */
+            char at[300];
+            if (e[i].place.line > 0) snprintf(at, sizeof at, "%s:%d", e[i].place.file, e[i].place.line);
+            else snprintf(at, sizeof at, "--set");
+            return tr_fail(TR_EINPUT, "%s.rank = %s (%s): the matrices of %s have at most %" PRId64 " rows or columns on their smaller side; set a rank well below that", e[i].section, e[i].value, at,
+                           s->kind->name, most);
+        }
+    return TR_OK;
 }
 
 void opt_settings_release(struct opt_settings *all)

@@ -20,6 +20,8 @@ struct opt_settings { struct opt_setting *s; size_t n; };   /* groups in order, 
 
 /* Checks every key; errors TR_EINPUT with the place. */
 int opt_settings_build(struct opt_settings *all, const struct opt_entry *e, size_t n, const char *path);
+/* A rank that was asked for (by one of e) and is above `most`, the largest smaller side of the matrices that take it: TR_EINPUT. */
+int opt_rank_check(const struct opt_setting *s, int64_t most, const struct opt_entry *e, size_t n);
 void opt_settings_release(struct opt_settings *all);
 /* A copy whose decay is 0. Texts stay the original's. */
 int opt_without_decay(void **out, const struct opt_kind *k, const void *config);

@@ -467,6 +467,39 @@ static void types_of_moments(void **state)
     }
 }
 
+static void recipes_that_are_wrong(void **state)
+{
+    static const char *const keys[][4] = { { "sgd", "beta1", "0.9", "sgd has none" }, { "signsgd", "beta2", "0.9", "leave it out" }, { "galore", "proj_type", "foo", "std|" },
+        { "galore", "svd", "fast", "exact|random" }, { "frugal", "selection", "foo", "columns" }, { "galore", "rnak", "4", "optimizer.rank" } };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        struct opt_entry e[] = { entry("name", keys[i][0]), entry(keys[i][1], keys[i][2]) };
+        assert_int_equal(opt_check(e, 2, "test"), TR_EINPUT);
+        if (!strstr(tr_message(), keys[i][3])) fail_msg("%s", tr_message());
+    }
+    /* A rank above the smaller side of every matrix: only where it was asked for. */
+    static const char *const kind[] = { "galore", "apollo", "natural-galore", "galore-adafactor" };
+    struct tr_param p[2] = { { .name = "a", .role = TR_MATRIX, .trainable = true }, { .name = "b", .role = TR_MATRIX, .trainable = true, .index = 1 } };
+    assert_ok(tr_tensor_new(&p[0].value, TR_WEIGHTS, TR_F32, TR_DIMS(8, 40)));
+    assert_ok(tr_tensor_new(&p[1].value, TR_WEIGHTS, TR_F32, TR_DIMS(30, 20)));
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 3; k++) {
+            struct opt_entry e[] = { entry("name", kind[i]), entry("rank", k ? "20" : "21") };
+            struct opt_setup setup = { .entry = e, .n = k == 2 ? 1 : 2, .path = "test" };
+            struct opt *o = NULL;
+            if (k) {
+                assert_ok(opt_new(&o, &setup, p, 2));
+                opt_free(o);
+                continue;
+            }
+            size_t before = tr_mem_ledger().now[TR_OPTIMIZER];
+            assert_int_equal(opt_new(&o, &setup, p, 2), TR_EINPUT);
+            assert_non_null(strstr(tr_message(), "optimizer.rank = 21"));
+            assert_non_null(strstr(tr_message(), "at most 20"));
+            assert_int_equal(tr_mem_ledger().now[TR_OPTIMIZER], before);
+        }
+    for (int i = 0; i < 2; i++) tr_tensor_release(&p[i].value);
+}
+
 /* Steps of a moment below bf16's precision are not lost: a constant gradient's moments are those in f32 on average. */
 static void bf16_moments_are_unbiased(void **state)
 {
@@ -537,6 +570,6 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
         cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
         cmocka_unit_test(slopes_average_to_the_gradient), cmocka_unit_test(conservative_never_loses), cmocka_unit_test(sorts_do_not_mix),
-        cmocka_unit_test(types_of_moments), cmocka_unit_test(bf16_moments_are_unbiased), cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
+        cmocka_unit_test(types_of_moments), cmocka_unit_test(recipes_that_are_wrong), cmocka_unit_test(bf16_moments_are_unbiased), cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
