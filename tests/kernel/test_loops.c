@@ -1,5 +1,6 @@
 /* Every loop of the kernel table: each vectorised table against plain C over awkward sizes, types and strides, and the
- * same bits with one and two threads. A failure names table, entry and shape. */
+ * same bits with one and two threads. A failure names table, entry and shape. With TEST_CUDA the table is that of CUDA
+ * devices, its kernels run by tests/emulate. */
 #include "tests/support/support.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/update.h"
@@ -8,9 +9,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef TEST_CUDA
+enum { MOST = 132 * 1610 };
+#else
 enum { MOST = 3 * 1600 * 130 };
+#endif
 static const struct tr_kernels *ref, *fast;
 static char where[160];
+
+/* Plain C first. */
+#ifdef TEST_CUDA
+#include "libtrain/kernel/cuda/table.h"
+static const char *const names[] = { "ref", "cuda" };
+static const struct tr_kernels *table(const char *name) { return strcmp(name, "cuda") ? tr_kernels_named(name) : &tr_cuda_table; }
+static const char *table_error(void) { return tr_cuda_error(); }
+#else
+static const char *const names[] = { "ref", "avx2", "avx512" };
+static const struct tr_kernels *table(const char *name) { return tr_kernels_named(name); }
+static const char *table_error(void) { return NULL; }
+#endif
+enum { TABLES = sizeof names / sizeof *names };
 
 /* Tensors over static buffers; `ld` beyond the row shows a kernel that forgets it. */
 struct space { float f[8][MOST]; uint16_t h[8][MOST]; };
@@ -52,7 +70,11 @@ static void close_to(const struct tr_tensor *a, const struct tr_tensor *b, doubl
 }
 
 struct shape { int64_t rows, cols, pad; };
+#ifdef TEST_CUDA   /* fewer rows: a thread of a block costs more than a loop of the CPU */
+static const struct shape shapes[] = { { 1, 1, 0 }, { 3, 7, 2 }, { 17, 63, 0 }, { 2, 64, 5 }, { 18, 65, 0 }, { 9, 576, 16 }, { 3, 1536, 0 }, { 1, 1600, 3 } };
+#else
 static const struct shape shapes[] = { { 1, 1, 0 }, { 3, 7, 2 }, { 65, 63, 0 }, { 2, 64, 5 }, { 130, 65, 0 }, { 64, 576, 16 }, { 3, 1536, 0 }, { 1, 1600, 3 } };
+#endif
 
 #define BOTH(call) for (int s = 0; s < 2; s++) { const struct tr_kernels *k = s ? fast : ref; call; }
 #define T(slot, dt, r, c, p) struct tr_tensor T##slot[2] = { at(0, slot, dt, r, c, p), at(1, slot, dt, r, c, p) }
@@ -159,6 +181,32 @@ static void gathers(const struct shape *sh, enum tr_dtype dt, enum tr_dtype weig
     close_to(&T3[0], &T3[1], 0, "scatter");
 }
 
+/* Quantised to the same bits, scales too; read back, gathered, and moved to the host and back unchanged. */
+static void int8_weights(const struct shape *sh, enum tr_dtype dt)
+{
+    static int8_t q[2][MOST], host[MOST];
+    static float scale[2][MOST];
+    int32_t ids[5] = { 0, (int32_t)(sh->rows - 1), 0, (int32_t)(sh->rows / 2), 0 };
+    int64_t R = sh->rows, C = sh->cols, groups = (C + TR_QUANT_GROUP - 1) / TR_QUANT_GROUP;
+    fill(0, 1, 31), fill(1, 0, 32), fill(2, 0, 33);
+    if (R > 1) for (int s = 0; s < 2; s++) for (int64_t c = 0; c < C; c++) spaces[s]->f[0][c] = 0, spaces[s]->h[0][c] = 0;   /* a row of zeros */
+    T(0, dt, R, C, sh->pad);
+    T(1, dt, R, C, sh->pad);
+    T(2, dt, 5, C, 1);
+    struct tr_tensor w[2], id = tr_tensor_view(ids, TR_I32, TR_DIMS(5));
+    for (int s = 0; s < 2; s++) w[s] = tr_tensor_view(q[s], TR_INT8, TR_DIMS(R, C)), w[s].quant = (struct tr_quant){ scale[s], TR_QUANT_GROUP };
+    BOTH(k->copy(&w[s], &T0[s]));
+    if (memcmp(q[0], q[1], (size_t)(R * C)) || memcmp(scale[0], scale[1], (size_t)(R * groups) * 4)) fail_msg("%s int8 weights differ", where);
+    BOTH(k->copy(&T1[s], &w[s]));
+    close_to(&T1[0], &T1[1], 0, "copy of int8");
+    BOTH(k->embed(&T2[s], &w[s], &id, false));
+    close_to(&T2[0], &T2[1], 0, "embed of int8");
+    fast->read(&w[1], host);
+    memset(q[1], 0, (size_t)(R * C));
+    fast->write(&w[1], host);
+    if (memcmp(q[0], q[1], (size_t)(R * C))) fail_msg("%s write after read changes bytes", where);
+}
+
 static void turns(enum tr_dtype dt, int64_t D)
 {
     static float cs[40 * 128];
@@ -175,10 +223,9 @@ static void turns(enum tr_dtype dt, int64_t D)
 
 static void tables_agree(void **state)
 {
-    static const char *const names[] = { "avx2", "avx512" };
     ref = tr_kernels_named("ref");
-    for (int n = 0; n < 2; n++) {
-        if (!(fast = tr_kernels_named(names[n]))) {
+    for (int n = 1; n < TABLES; n++) {
+        if (!(fast = table(names[n]))) {
             print_message("SKIPPED %s: this CPU has no such instructions\n", names[n]);
             continue;
         }
@@ -192,8 +239,10 @@ static void tables_agree(void **state)
                     if (shapes[i].cols < 100) norms(&shapes[i], (enum tr_dtype)dt, (enum tr_dtype)w, 3);
                     gathers(&shapes[i], (enum tr_dtype)dt, (enum tr_dtype)w);
                 }
+                int8_weights(&shapes[i], (enum tr_dtype)dt);
                 for (int64_t D = 2; D <= 128; D *= 4) turns((enum tr_dtype)dt, D);
             }
+        if (table_error()) fail_msg("%s", table_error());
     }
 }
 
@@ -201,9 +250,8 @@ static void tables_agree(void **state)
 static void extremes(void **state)
 {
     ref = tr_kernels_named("ref");
-    static const char *const names[] = { "avx2", "avx512" };
-    for (int n = 0; n < 2; n++) {
-        if (!(fast = tr_kernels_named(names[n]))) continue;
+    for (int n = 1; n < TABLES; n++) {
+        if (!(fast = table(names[n]))) continue;
         snprintf(where, sizeof where, "%s extremes:", names[n]);
         float x[16] = { 0, -0.0f, 1e-38f, -1e-38f, 88, -88, 100, -100, 3e38f, -3e38f, INFINITY, -INFINITY, NAN, 1, -1, 15 };
         float one[2][32], out[2][16];
@@ -219,12 +267,30 @@ static void extremes(void **state)
     }
 }
 
+/* More rows than a sum over a whole tensor has parts, and a number that is not finite in the last of them. */
+static void many_rows(void **state)
+{
+    enum { ROWS = 2100, COLS = 3 };
+    for (int n = 0; n < TABLES; n++) {
+        const struct tr_kernels *k = table(names[n]);
+        if (!k) continue;
+        fill(0, 1, 34);
+        struct tr_tensor x = at(0, 0, TR_F32, ROWS, COLS, 1);
+        double want = 0;
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < COLS; c++) want += (double)get(&x, r, c) * (double)get(&x, r, c);
+        if (!(fabs(k->sum_squares(&x) - want) <= 1e-12 * want)) fail_msg("%s: sum of squares %.17g, want %.17g", names[n], k->sum_squares(&x), want);
+        assert_true(k->all_finite(&x));
+        spaces[0]->f[0][(ROWS - 1) * (COLS + 1) + COLS - 1] = NAN;
+        assert_false(k->all_finite(&x));
+    }
+}
+
 /* One thread and two: the same bits, for every table. */
 static void threads_do_not_show(void **state)
 {
-    static const char *const names[] = { "ref", "avx2", "avx512" };
-    for (int n = 0; n < 3; n++) {
-        const struct tr_kernels *k = tr_kernels_named(names[n]);
+    for (int n = 0; n < TABLES; n++) {
+        const struct tr_kernels *k = table(names[n]);
         if (!k) continue;
         fill(0, 1, 20), fill(1, 1, 21), fill(2, 1, 22), fill(5, 0, 23);
         for (int threads = 1; threads <= 2; threads++) {
@@ -297,7 +363,7 @@ int main(void)
 {
     spaces[0] = malloc(sizeof *spaces[0]);
     spaces[1] = malloc(sizeof *spaces[1]);
-    const struct CMUnitTest tests[] = { cmocka_unit_test(tables_agree), cmocka_unit_test(extremes), cmocka_unit_test(threads_do_not_show),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(tables_agree), cmocka_unit_test(extremes), cmocka_unit_test(many_rows), cmocka_unit_test(threads_do_not_show),
                                         cmocka_unit_test(int8_rounding), cmocka_unit_test(bf16_rounding) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(spaces[0]);

@@ -1,4 +1,4 @@
-/* The variants of attention and loss that this CPU can run, plain C first. */
+/* The variants of attention and loss that this CPU can run, plain C first; with TEST_CUDA those of CUDA devices. */
 #include "libtrain/kernel/attention.h"
 #include "train_config.h"
 
@@ -16,9 +16,19 @@ struct variant {
 #define VARIANT(isa) { #isa, tr_##isa##_attention, tr_##isa##_attention_backward, tr_##isa##_attention_work, \
                        tr_##isa##_attention_cached, tr_##isa##_cross_entropy }
 
+#ifdef TEST_CUDA
+#include "libtrain/kernel/cuda/table.h"
+static void cuda_cross_entropy(struct tr_tensor *loss, struct tr_tensor *d, const struct tr_tensor *x, const struct tr_tensor *t, float scale)
+{
+    tr_cuda_table.cross_entropy(loss, d, x, t, scale);
+}
+#endif
+
 static const struct variant variants[] = {
     VARIANT(ref),
-#if HAVE_X86
+#ifdef TEST_CUDA
+    { .name = "cuda", .cross_entropy = cuda_cross_entropy },
+#elif HAVE_X86
     VARIANT(avx2),
     VARIANT(avx512),
 #endif
@@ -26,7 +36,9 @@ static const struct variant variants[] = {
 
 static inline int variant_count(void)
 {
-#if HAVE_X86
+#ifdef TEST_CUDA
+    return 2;
+#elif HAVE_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512dq")) return 3;

@@ -1,0 +1,99 @@
+/* The kernel table over the launches: tensors become plain matrices, the first failed call is remembered by name. */
+#include "libtrain/kernel/cuda/table.h"
+#include "libtrain/kernel/cuda/launch.h"
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+
+typedef struct tr_tensor T;
+static char first_error[160];
+
+const char *tr_cuda_error(void) { return *first_error ? first_error : NULL; }
+
+static void check(int error, const char *entry)
+{
+    if (error && !*first_error) snprintf(first_error, sizeof first_error, "%s: %s", entry, tr_cuda_text(error));
+}
+
+static struct tr_mat mat(const T *t)
+{
+    static const signed char dtype[TR_DTYPES] = { [TR_F32] = TR_CUDA_F32, [TR_BF16] = TR_CUDA_BF16, [TR_F16] = TR_CUDA_F16,
+                                                  [TR_I32] = TR_CUDA_I32, [TR_U8] = -1, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
+    if (!t) return (struct tr_mat){ 0 };
+    assert(dtype[t->dtype] >= 0);
+    bool scaled = t->dtype == TR_INT8;
+    return (struct tr_mat){ t->data, t->quant.scale, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
+}
+
+#define RUN(entry, ...) check(tr_cuda_##entry(__VA_ARGS__, NULL), #entry)
+
+static void cu_write(T *t, const void *host) { RUN(write, mat(t), host); }
+static void cu_read(const T *t, void *host) { RUN(read, mat(t), host); }
+static void cu_copy(T *y, const T *x) { RUN(copy, mat(y), mat(x)); }
+static void cu_fill(T *y, float v) { RUN(fill, mat(y), v); }
+static void cu_add(T *y, const T *a, const T *b) { RUN(add, mat(y), mat(a), mat(b)); }
+static void cu_axpy(T *y, float alpha, const T *x) { RUN(axpy, mat(y), alpha, mat(x)); }
+static void cu_scale(T *y, float alpha) { RUN(scale, mat(y), alpha); }
+
+static double cu_sum_squares(const T *x)
+{
+    double sum = 0;
+    RUN(total, &sum, mat(x), 1);
+    return *first_error ? (double)NAN : sum;
+}
+
+static bool cu_all_finite(const T *x)
+{
+    double bad = 0;
+    RUN(total, &bad, mat(x), 0);
+    return !*first_error && bad == 0;
+}
+
+static void cu_embed(T *y, const T *w, const T *ids, bool acc) { RUN(embed, mat(y), mat(w), ids->data, acc); }
+static void cu_embed_backward(T *dw, const T *dy, const T *ids) { RUN(embed_backward, mat(dw), mat(dy), ids->data); }
+static void cu_scatter(T *y, const T *x, const T *rows) { RUN(scatter, mat(y), mat(x), rows->data); }
+static void cu_rms_norm(T *y, T *r, const T *x, const T *g, float eps) { RUN(rms_norm, mat(y), r->data, mat(x), mat(g), eps); }
+static void cu_rms_norm_rebuild(T *y, const T *r, const T *x, const T *g) { RUN(rms_norm_rebuild, mat(y), r->data, mat(x), mat(g)); }
+
+static void cu_rms_norm_backward(T *dx, bool acc, T *dg, const T *dy, const T *x, const T *r, const T *g)
+{
+    RUN(rms_norm_backward, mat(dx), acc, dg ? dg->data : NULL, mat(dy), mat(x), r->data, mat(g));
+}
+
+static void cu_layer_norm(T *y, T *stat, const T *x, const T *g, const T *b, float eps)
+{
+    RUN(layer_norm, mat(y), stat->data, mat(x), mat(g), mat(b), eps);
+}
+
+static void cu_layer_norm_rebuild(T *y, const T *stat, const T *x, const T *g, const T *b)
+{
+    RUN(layer_norm_rebuild, mat(y), stat->data, mat(x), mat(g), mat(b));
+}
+
+static void cu_layer_norm_backward(T *dx, bool acc, T *dg, T *db, const T *dy, const T *x, const T *stat, const T *g)
+{
+    RUN(layer_norm_backward, mat(dx), acc, dg ? dg->data : NULL, db ? db->data : NULL, mat(dy), mat(x), stat->data, mat(g));
+}
+
+static void cu_rope(T *x, const T *cs, const T *pos, int64_t heads, bool inverse) { RUN(rope, mat(x), mat(cs), pos->data, heads, inverse); }
+static void cu_swiglu(T *a, const T *gu) { RUN(swiglu, mat(a), mat(gu)); }
+static void cu_swiglu_backward(T *dgu, const T *da, const T *gu) { RUN(swiglu_backward, mat(dgu), mat(da), mat(gu)); }
+static void cu_gelu(T *y, const T *x) { RUN(gelu, mat(y), mat(x)); }
+static void cu_gelu_backward(T *dx, const T *dy, const T *x) { RUN(gelu_backward, mat(dx), mat(dy), mat(x)); }
+static void cu_add_bias(T *y, const T *b) { RUN(add_bias, mat(y), mat(b)); }
+static void cu_bias_backward(T *db, const T *dy) { RUN(bias_backward, db->data, mat(dy)); }
+
+static void cu_cross_entropy(T *loss, T *dlogits, const T *logits, const T *target, float scale)
+{
+    RUN(cross_entropy, loss->data, mat(dlogits), mat(logits), target->data, scale);
+}
+
+const struct tr_kernels tr_cuda_table = {
+    .name = "cuda", .write = cu_write, .read = cu_read, .copy = cu_copy, .fill = cu_fill, .add = cu_add, .axpy = cu_axpy,
+    .scale = cu_scale, .sum_squares = cu_sum_squares, .all_finite = cu_all_finite, .embed = cu_embed,
+    .embed_backward = cu_embed_backward, .scatter = cu_scatter, .rms_norm = cu_rms_norm, .rms_norm_rebuild = cu_rms_norm_rebuild,
+    .rms_norm_backward = cu_rms_norm_backward, .layer_norm = cu_layer_norm, .layer_norm_rebuild = cu_layer_norm_rebuild,
+    .layer_norm_backward = cu_layer_norm_backward, .rope = cu_rope, .swiglu = cu_swiglu, .swiglu_backward = cu_swiglu_backward,
+    .gelu = cu_gelu, .gelu_backward = cu_gelu_backward, .add_bias = cu_add_bias, .bias_backward = cu_bias_backward,
+    .cross_entropy = cu_cross_entropy,
+};

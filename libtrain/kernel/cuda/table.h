@@ -1,0 +1,13 @@
+/* The kernel table of CUDA devices. Entries not written yet are NULL: attention, attention_backward, attention_work,
+ * attention_cached, random_normal. */
+#ifndef TR_CUDA_TABLE_H
+#define TR_CUDA_TABLE_H
+#include "libtrain/kernel/kernel.h"
+
+extern const struct tr_kernels tr_cuda_table;
+
+/* NULL while every launch succeeded, else "ENTRY: what CUDA said" of the first that failed. Launches are not awaited:
+ * what a kernel itself did wrong shows at a later entry that waits (read, write, sum_squares, all_finite). */
+const char *tr_cuda_error(void);
+
+#endif

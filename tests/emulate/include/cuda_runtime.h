@@ -1,0 +1,66 @@
+/* The part of CUDA that the kernels use, on host memory, for tests: blocks run one after another, the threads of a block
+ * as fibers in a changing order (grid.cpp). The names are the vendor's; no toolkit is needed. */
+#ifndef EMULATE_CUDA_RUNTIME_H
+#define EMULATE_CUDA_RUNTIME_H
+#include <functional>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(n)
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;   /* of the running fiber */
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+typedef struct CUstream_st *cudaStream_t;
+
+const char *cudaGetErrorString(cudaError_t error);
+cudaError_t cudaMalloc(void **p, size_t bytes);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+
+struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; };
+cudaError_t tr_emulate_grid(const cudaLaunchConfig_t *c, const std::function<void()> &thread);
+
+template <class... P, class... A> static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...), A... args)
+{
+    return tr_emulate_grid(c, [=] { kernel(args...); });
+}
+
+void *tr_emulate_shared();   /* the running block's shared memory */
+void tr_emulate_exchange(unsigned mask, const void *in, void *out, size_t bytes, unsigned from);
+void __syncthreads();
+
+template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int lanes)
+{
+    T out;
+    static_assert(sizeof(T) <= 8, "a word of 32 or 64 bits");
+    tr_emulate_exchange(mask, &v, &out, sizeof v, (threadIdx.x % 32) ^ (unsigned)lanes);
+    return out;
+}
+
+static inline float __uint_as_float(unsigned u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline unsigned __float_as_uint(float f)
+{
+    unsigned u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+#endif
