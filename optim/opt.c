@@ -326,7 +326,7 @@ double opt_probe_eps(const struct opt *o)
 int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step, bool more)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens, .more = more };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens, .more = more };
     if (!it->state || !it->kind->curvature) return TR_OK;
     TR_TRY(bring(o, it, true));
     TR_TRY(it->kind->curvature(it->config, it->state, &s));

@@ -67,7 +67,8 @@ struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool s
 int job_step(struct job *j, struct step_result *out);
 /* The same for rules that learn from losses: forward passes only. */
 int job_step_by_losses(struct job *j, struct step_result *out);
-/* Curvature probes on the micro-batch that is fed: of drawn labels, and of Hessian-vector products. */
+/* Curvature probes on the micro-batch that is fed: of drawn labels on the last of a batch, of Hessian-vector products on the
+ * first. Collective. */
 int job_probe(struct job *j, int64_t step);
 int job_probe_hessian(struct job *j, int64_t step);
 /* Mean loss over the validation data. */

@@ -47,24 +47,54 @@ static int draw_labels(struct job *j, int64_t step)
     return rc;
 }
 
+/* What all ranks found, added up, to where the state is. more: a further part of the same probe. */
+static int hand_over(struct job *j, struct tr_param *p, struct tr_tensor *grad, int64_t step, bool more)
+{
+    struct tr_comm *c = j->comm;
+    const int64_t *first = j->first + p->index * (c->size + 1);
+    int64_t n = first[c->rank + 1] - first[c->rank];
+    struct tr_tensor own = tr_comm_rows(grad, first[c->rank], n);
+    TR_TRY(tr_comm_reduce_rows(c, &own, grad, first, false));
+    if (c->size > 1 && j->r->parallel.zero == 0) {
+        TR_TRY(tr_comm_gather_rows(c, grad, NULL, first));
+        return opt_curvature(j->opt, p, grad, step, more);
+    }
+    return n > 0 ? opt_curvature(j->opt, p, &own, step, more) : TR_OK;
+}
+
+/* One micro-batch is probed, the rank `prober` has it; the others work along with gradients of zero, so that the curvature
+ * has the bits of one rank. scale: of this rank's loss; 0 on all: there is nothing to probe. */
+static int probe_scale(struct job *j, int prober, bool *any, float *scale)
+{
+    uint64_t counted = (uint64_t)j->feed.n_counted;
+    j->comm->doing = "a curvature probe";
+    TR_TRY(tr_comm_words(j->comm, &counted, 1, prober));
+    *any = counted > 0;
+    *scale = *any && j->comm->rank == prober ? (float)(1.0 / (double)counted) : 0;
+    return TR_OK;
+}
+
 struct probe { struct job *j; int64_t step; };
 
 static int on_grad(void *self, struct tr_param *p, struct tr_tensor *grad)
 {
     struct probe *b = self;
-    return opt_curvature(b->j->opt, p, grad, b->step, false);
+    return hand_over(b->j, p, grad, b->step, false);
 }
 
 int job_probe(struct job *j, int64_t step)
 {
     struct probe b = { j, step };
     struct tr_sink sink = { &b, on_grad };
+    bool any;
+    float scale;
     double loss;
-    if (!j->feed.n_counted) return TR_OK;
+    TR_TRY(probe_scale(j, j->comm->size - 1, &any, &scale)); /* the last micro-batch of the batch */
+    if (!any) return TR_OK;
     tr_part_enter(TR_PART_OPTIMIZER);
     TR_TRY(draw_labels(j, step));
     tr_tape_begin(j->tape, true, j->recompute);
-    TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)j->feed.n_counted), j->segment, &loss));
+    TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, scale, j->segment, &loss));
     if (!isfinite(loss)) return tr_fail(TR_EFAIL, "the curvature probe's loss (step %lld) is not finite; resume from the newest snapshot with a lower train.lr", (long long)step);
     TR_TRY(tr_backward(j->tape, &sink, false));
     tr_part_enter(TR_PART_OTHER);
@@ -87,7 +117,7 @@ static int on_shifted_grad(void *self, struct tr_param *p, struct tr_tensor *gra
     struct hessian *h = self;
     struct tr_direction u = direction_of(h->j, p, h->step);
     tr_updates()->weigh(grad, (float)h->by, &u);
-    return opt_curvature(h->j->opt, p, grad, h->step, h->more);
+    return hand_over(h->j, p, grad, h->step, h->more);
 }
 
 static void shift(struct job *j, int64_t step, double by)
@@ -103,14 +133,17 @@ int job_probe_hessian(struct job *j, int64_t step)
     double eps = opt_probe_eps(j->opt), loss;
     struct hessian h = { .j = j, .step = step };
     struct tr_sink sink = { &h, on_shifted_grad };
-    if (!j->feed.n_counted) return TR_OK;
+    bool any;
+    float scale;
+    TR_TRY(probe_scale(j, 0, &any, &scale)); /* the first micro-batch of the batch */
+    if (!any) return TR_OK;
     enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
     for (int pass = 0; pass < PASSES; pass++) {
         shift(j, step, pass ? -2 * eps : eps);
         h.by = (pass ? -1 : 1) / (2 * eps);
         h.more = pass > 0;
         tr_tape_begin(j->tape, true, j->recompute);
-        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)j->feed.n_counted), j->segment, &loss));
+        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, scale, j->segment, &loss));
         if (!isfinite(loss)) return tr_fail(TR_EFAIL, "the curvature probe's loss (step %lld) is not finite; resume from the newest snapshot with a lower train.lr", (long long)step);
         TR_TRY(tr_backward(j->tape, &sink, false));
     }

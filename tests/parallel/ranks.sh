@@ -78,6 +78,23 @@ for o in adamw apollo sgd; do
     done
 done
 
+# A curvature probe in every step: probes and what follows from them have the bits of one rank.
+probes() { # probes OPTIMIZER LAYOUT...
+    local o=$1 n zero layout probe=(run a.ini --set "optimizer.name=$1" --set optimizer.hess_interval=1)
+    shift
+    "$train" "${probe[@]}" --set "run.dir=$o" >out 2>err || flunk "$o on one rank" "it failed"
+    "$train" "${probe[@]}" --set "run.dir=$o-few" --set optimizer.hess_interval=3 >out 2>err || flunk "$o with few probes" "it failed"
+    if [ "$(losses "$o")" != "$(losses "$o-few")" ]; then pass "$o: a probe changes the losses"; else flunk "$o: a probe changes the losses" "it does not"; fi
+    for layout; do
+        n=${layout%/*} zero=${layout#*/}
+        ranks "$n" "${probe[@]}" --set "parallel.data=$n" --set "parallel.zero=$zero" --set "run.dir=$o-$n-$zero" || flunk "$o on $n ranks, stage $zero" "it failed"
+        expect "$o on $n ranks, stage $zero: losses and norms" "$(losses "$o-$n-$zero")" "$(losses "$o")"
+    done
+}
+probes sophia-g 2/0 2/1 4/2 2/3
+probes sophia-h 2/0 2/1 4/2
+refused "sophia-h at stage 3" 2 "Hessian-vector product moves whole weights" 2 run a.ini --set optimizer.name=sophia-h --set parallel.data=2 --set parallel.zero=3
+
 # Stage 3 holds a share of the weights between steps, norms included; and gives what stage 2 gives for other types and shapes.
 weights() { tail -n 1 "$1/metrics.jsonl" | sed -E 's/.*"weights":([0-9]*),.*/\1/'; }
 for layout in 2-3 4-3; do
