@@ -144,5 +144,22 @@ expect "a stalled rank: exit code" $? 1
 kill -CONT "$(cat pid-1)" 2>/dev/null
 if grep -q "rank 0 waited 3 s for rank 1 " err; then pass "a stalled rank is named"; else flunk "a stalled rank is named" "no such line"; fi
 
+# A rank that is killed: all end soon, and the newest snapshot is whole.
+timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n 2 bash -c 'echo $$ >pid-$OMPI_COMM_WORLD_RANK; exec "$0" "$@"' \
+    "$train" run a.ini --set run.dir=killed --set parallel.data=2 --set parallel.zero=3 --set train.steps=1000000 --set train.eval_every=0 >out 2>err &
+mpi=$!
+for _ in $(seq 300); do [ -e killed/snapshots/step-00000006.h5 ] && break; sleep 0.1; done
+kill -KILL "$(cat pid-1)"
+SECONDS=0
+wait $mpi
+code=$?
+if [ $code != 0 ] && [ $code != 124 ] && [ $SECONDS -le 10 ]; then pass "a killed rank ends the others"; else flunk "a killed rank ends the others" "exit code $code after $SECONDS s"; fi
+"$train" run a.ini --set run.dir=killed --set train.steps=1000000 --set train.eval_every=0 --set checkpoint.every=1 --resume >out 2>err &
+one=$!
+for _ in $(seq 300); do grep -q "resumed at step" err && break; sleep 0.1; done
+kill -TERM $one
+wait $one
+expect "one rank goes on from the killed run's snapshot" $? 75
+
 echo "[  PASSED  ] $good test(s)."
 [ $bad = 0 ] || { echo "[  FAILED  ] $bad test(s), listed above"; exit 1; }
