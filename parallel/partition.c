@@ -47,3 +47,12 @@ done:
     free(whole);
     return rc;
 }
+
+void par_loads(size_t *load, const int64_t *first, const struct par_item *item, int64_t n, int size)
+{
+    for (int r = 0; r < size; r++) load[r] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *f = first + i * (size + 1);
+        for (int r = 0; r < size && item[i].rows; r++) load[r] += (size_t)((double)item[i].bytes * (double)(f[r + 1] - f[r]) / (double)item[i].rows);
+    }
+}

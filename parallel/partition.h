@@ -12,4 +12,7 @@ struct par_item { int64_t rows; bool by_rows; size_t bytes; };
  * goes, heaviest first, to the rank that has least; ties by index. Errors: TR_EFAIL (memory). */
 int par_deal(int64_t *first, const struct par_item *item, int64_t n, int size);
 
+/* load[r] = bytes that rank r was dealt. */
+void par_loads(size_t *load, const int64_t *first, const struct par_item *item, int64_t n, int size);
+
 #endif

@@ -93,6 +93,9 @@ static int dry_run(struct job *j, const char *set, struct forecast *f)
     f->disk.written -= one.written;
     f->ledger = tr_mem_ledger();
     f->formula = opt_state_bytes(j->opt);
+    f->rank = j->comm->rank;
+    f->dealt_least = j->dealt_least;
+    f->dealt_most = j->dealt_most;
     for (int c = 0; c < TR_CATEGORIES; c++) f->state[c] = (int64_t)f->ledger.now[c];
     f->peak_rss = before + (int64_t)(built.total + f->ledger.arena_reserved) + BESIDE + (j->r->checkpoint.every > 0 ? BESIDE_HDF5 : 0);
     return TR_OK;

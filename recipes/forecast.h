@@ -12,6 +12,8 @@ struct forecast {
     int64_t peak_rss;              /* resident bytes expected at most */
     int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
     struct tr_spill_counts disk;   /* memory.offload: bytes read and written in a step, and those of the files */
+    int rank;                      /* the rank that this is of */
+    size_t dealt_least, dealt_most;   /* see struct job */
     size_t formula;                /* optimizer state by the kinds' formulas */
     struct { size_t total, at[TR_CATEGORIES]; } phase[FORECAST_PHASES];   /* the fullest moment of each */
 };

@@ -188,6 +188,24 @@ static int deal_rows(struct job *j)
     return rc;
 }
 
+/* Ranks with most and least. A plan for ranks that are not there is of the one with most. */
+static int weigh_ranks(struct job *j, const struct par_item *item, int64_t n)
+{
+    size_t *load;
+    int most = 0;
+    TR_TRY(tr_calloc(&load, (size_t)j->comm->size, sizeof *load));
+    par_loads(load, j->first, item, n, j->comm->size);
+    j->dealt_least = load[0];
+    for (int r = 1; r < j->comm->size; r++) {
+        if (load[r] > load[most]) most = r;
+        if (load[r] < j->dealt_least) j->dealt_least = load[r];
+    }
+    j->dealt_most = load[most];
+    if (j->comm->planned) j->comm->rank = most;
+    free(load);
+    return TR_OK;
+}
+
 /* Rows where their state is: what may be cut is cut, whole matrices go to ranks by the bytes of their state. */
 static int deal_state(void *self, struct opt_share *share, int64_t n)
 {
@@ -201,6 +219,7 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
     }
     int rc = par_deal(j->first, item, n, j->comm->size);
     for (int64_t i = 0; i < n; i++) share[i].first = j->first + i * (j->comm->size + 1);
+    if (rc == TR_OK) rc = weigh_ranks(j, item, n);
     for (int64_t i = 0; i < n && rc == TR_OK && j->net->sharded; i++) {
         const int64_t *first = share[i].first + j->comm->rank;
         rc = tr_net_shard(&j->net->param[i], first[0], first[1] - first[0]);

@@ -31,6 +31,7 @@ struct job {
     struct tr_comm *comm;
     int64_t *first;
     struct tr_tensor *sum;
+    size_t dealt_least, dealt_most;      /* bytes of state (at stage 3 with weights) of the ranks with least and most */
     double *figures;                     /* what ranks add up at the end of a step, see update.c */
     bool stop;                           /* this rank was asked to stop */
     /* progress: words of a snapshot */

@@ -31,6 +31,8 @@ static int print_row(FILE *f, const struct metrics_row *r, size_t room)
         json_object_set_new(o, "ranks", json_integer(r->ranks));
         json_object_set_new(o, "sent", json_integer(r->sent));
         json_object_set_new(o, "wait_s", json_real(r->wait_s));
+        json_object_set_new(o, "memory_ranks", json_pack("{s:[I,I],s:[I,I]}", "peak", (json_int_t)r->peaks[0], (json_int_t)r->peaks[1],
+                                                         "peak_rss", (json_int_t)r->rsss[0], (json_int_t)r->rsss[1]));
     }
     if (!isnan(r->valid_loss)) json_object_set_new(o, "valid_loss", json_real(r->valid_loss));
     char *text = json_dumps(o, JSON_COMPACT);

@@ -12,6 +12,7 @@ struct metrics_row {
     int ranks;                              /* the rest only where there are several */
     int64_t sent;                           /* bytes that this rank sent in the step */
     double wait_s;                          /* seconds that it waited for others */
+    size_t peaks[2], rsss[2];               /* smallest and largest peak and peak_rss of all ranks */
 };
 
 struct metrics;

@@ -115,6 +115,8 @@ static void print_json(const struct job *j, const struct forecast *f, double spe
     json_object_set_new(o, "step", step);
     json_object_set_new(o, "tokens_per_s", json_real(speed));
     json_object_set_new(o, "ranks", json_integer(j->comm->size));
+    json_object_set_new(o, "rank", json_integer(f->rank));
+    json_object_set_new(o, "dealt", json_pack("[I,I]", (json_int_t)f->dealt_least, (json_int_t)f->dealt_most));
     json_object_set_new(o, "sent_per_step", json_integer((json_int_t)traffic(j)));
     json_object_set_new(d, "file", json_integer((json_int_t)f->disk.file));
     json_object_set_new(d, "read_per_step", json_integer((json_int_t)f->disk.read));
@@ -162,7 +164,8 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
                (double)f->disk.file / 1e6, offload_folder(j), (double)f->disk.read / 1e6, (double)f->disk.written / 1e6);
     if (j->comm->size > 1) {
         double sent = traffic(j);
-        printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank 0 is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, sent / 1e6);
+        printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank %d is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, f->rank, sent / 1e6);
+        if (f->dealt_most) printf("%s of a rank: %.1f to %.1f MB; the one with most is shown\n", j->r->parallel.zero == 3 ? "optimizer state and weights" : "optimizer state", (double)f->dealt_least / 1e6, (double)f->dealt_most / 1e6);
     }
     if (j->r->memory.budget > 0) printf("%s memory.budget = %.2f GB\n", fits ? "fits" : "does not fit", (double)j->r->memory.budget / 1e9);
 }
@@ -243,8 +246,8 @@ int recipe_plan(struct recipe *r, bool json, bool search)
     struct forecast f;
     int rc;
     TR_GO(job_open(&j, r));
-    /* Ranks that are not there: what rank 0 of them would need. */
-    struct tr_comm planned = { .kind = j.comm->kind, .size = (int)r->parallel.data, .local = 1, .doing = "" };
+    /* Ranks that are not there. */
+    struct tr_comm planned = { .kind = j.comm->kind, .size = (int)r->parallel.data, .local = 1, .planned = true, .doing = "" };
     if (j.comm->size == 1) j.comm = &planned;
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));

@@ -153,6 +153,25 @@ done:
     return rc;
 }
 
+/* The least and the most memory of all ranks. */
+static int span_ranks(struct tr_comm *c, struct metrics_row *row)
+{
+    double mine[2] = { (double)row->memory.peak, (double)row->peak_rss }, *all;
+    TR_TRY(tr_calloc(&all, (size_t)c->size, sizeof mine));
+    int rc = tr_comm_each(c, mine, 2, all);
+    for (int i = 0; i < 2 && rc == TR_OK; i++) {
+        size_t *span = i ? row->rsss : row->peaks;
+        span[0] = span[1] = (size_t)all[i];
+        for (int r = 1; r < c->size; r++) {
+            size_t x = (size_t)all[2 * r + i];
+            span[0] = x < span[0] ? x : span[0];
+            span[1] = x > span[1] ? x : span[1];
+        }
+    }
+    free(all);
+    return rc;
+}
+
 static int one_step(struct running *s)
 {
     struct job *j = &s->j;
@@ -180,16 +199,17 @@ static int one_step(struct running *s)
     }
     bool due = r->checkpoint.every > 0 && (step % r->checkpoint.every == 0 || last);
     bool saves = due || stop;
-    if (saves && s->writes) {
-        row.memory = tr_mem_ledger();
-        row.peak_rss = tr_rss_peak();
-        TR_TRY(metrics_write(s->metrics, &row, true));
-    }
+    row.memory = tr_mem_ledger();
+    row.peak_rss = tr_rss_peak();
+    if (j->comm->size > 1) TR_TRY(span_ranks(j->comm, &row));
+    if (saves && s->writes) TR_TRY(metrics_write(s->metrics, &row, true));
     if (saves) TR_TRY(save(s, &block));
     if (!s->writes) return TR_OK;
     row.checkpoint_block_s = block;
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
+    if (row.memory.peak > row.peaks[1]) row.peaks[1] = row.memory.peak; /* this rank wrote a snapshot since */
+    if (row.peak_rss > row.rsss[1]) row.rsss[1] = row.peak_rss;
     TR_TRY(metrics_write(s->metrics, &row, false));
     TR_TRY(tensorboard_write(s->board, &row));
     progress_step(s->progress, &row);

@@ -181,6 +181,17 @@ int tr_comm_sum(struct tr_comm *c, double *x, size_t n)
     return rc;
 }
 
+int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all)
+{
+    void *got = NULL;
+    memcpy(all, x, n * sizeof *x);
+    if (c->size == 1 || tr_mem_is_dry()) return TR_OK;
+    int rc = gather_bytes(c, x, n * sizeof *x, &got);
+    if (rc == TR_OK) memcpy(all, got, (size_t)c->size * n * sizeof *x);
+    free(got);
+    return rc;
+}
+
 int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root)
 {
     size_t *bytes;

@@ -23,6 +23,7 @@ struct tr_comm_kind {
 struct tr_comm {
     const struct tr_comm_kind *kind;
     int rank, size, local;       /* local: ranks on this machine */
+    bool planned;                /* these ranks are not there: only forecasts are made, of the rank that is dealt most */
     double timeout;              /* seconds */
     const char *doing;           /* what for, in messages */
     uint64_t sent;               /* bytes that left this rank, since the start */
@@ -44,6 +45,8 @@ int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_
 int tr_comm_sum(struct tr_comm *c, double *x, size_t n);
 /* Every rank gets the words of rank `root`. */
 int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root);
+/* all[r * n + i] = x[i] of rank r. */
+int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all);
 int tr_comm_barrier(struct tr_comm *c);
 
 /* Rows [begin, begin + n) of any tensor; a vector is one row. */

@@ -23,6 +23,8 @@ static void setup_files(void)
     fclose(f);
 }
 
+static struct tr_comm ranks = { .size = 1 };   /* size > 1: those that a forecast is for, and which of them */
+
 /* Forecast of the base recipe with settings; TR_OK or the budget's refusal. */
 static int foretell(struct forecast *f, const char *const *more)
 {
@@ -40,6 +42,10 @@ static int foretell(struct forecast *f, const char *const *more)
     for (; more && *more; more++) sets[n++] = *more;
     assert_ok(recipe_load(&r, path, sets, n));
     assert_ok(job_open(&j, &r));
+    ranks.kind = j.comm->kind;
+    ranks.local = 1;
+    ranks.doing = "";
+    if (ranks.size > 1) j.comm = &ranks;
     assert_ok(job_tokenizer(&j, true));
     assert_ok(job_data(&j, true));
     int rc = forecast_fit(&j, f);
@@ -116,10 +122,48 @@ static void what_fits_is_marked(void **state)
     assert_non_null(strstr(at, "(then it fits)"));
 }
 
+/* What ranks hold together is what one holds, to the byte: state by the optimizer's formula, at stage 3 the weights. */
+static void shares_add_up(void **state)
+{
+    static const char *const names[] = { "adamw", "adamw-8bit", "lion", "sgd", "adafactor", "galore", "galore-8bit", "apollo", "apollo-mini", "frugal", "muon", "soap" };
+    static const int sizes[] = { 2, 4, 8 };
+    for (size_t o = 0; o < sizeof names / sizeof *names; o++)
+        for (int zero = 1; zero <= 3; zero++)
+            for (size_t s = 0; s < 3; s++) {
+                struct forecast one, f;
+                char name[64], stage[64], data[64];
+                int64_t optimizer = 0, weights = 0, most = 0;
+                snprintf(name, sizeof name, "optimizer.name=%s", names[o]);
+                snprintf(stage, sizeof stage, "parallel.zero=%d", zero);
+                snprintf(data, sizeof data, "parallel.data=%d", sizes[s]);
+                assert_ok(foretell(&one, SETS(name)));
+                assert_int_equal(one.state[TR_OPTIMIZER], one.formula);
+                for (int r = 0; r < sizes[s]; r++) {
+                    ranks.size = sizes[s];
+                    ranks.rank = r;
+                    assert_ok(foretell(&f, SETS(name, stage, data)));
+                    assert_int_equal(f.rank, r);
+                    optimizer += f.state[TR_OPTIMIZER];
+                    weights += f.state[TR_WEIGHTS];
+                    int64_t dealt = f.state[TR_OPTIMIZER] + (zero == 3 ? f.state[TR_WEIGHTS] : 0);
+                    if (dealt > most) most = dealt;
+                }
+                assert_int_equal(optimizer, one.formula);
+                assert_int_equal(weights, one.state[TR_WEIGHTS] * (zero == 3 ? 1 : sizes[s]));
+                assert_int_equal(most, f.dealt_most);
+                ranks.planned = true; /* of ranks that are not there the one with most is told */
+                ranks.rank = 0;
+                assert_ok(foretell(&f, SETS(name, stage, data)));
+                assert_int_equal(f.state[TR_OPTIMIZER] + (zero == 3 ? f.state[TR_WEIGHTS] : 0), most);
+                ranks.planned = false;
+                ranks.size = 1;
+            }
+}
+
 int main(void)
 {
     tr_log_quiet(true);
     setup_files();
-    const struct CMUnitTest tests[] = { cmocka_unit_test(phases_hold_the_peak), cmocka_unit_test(advice_is_true), cmocka_unit_test(what_fits_is_marked) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(phases_hold_the_peak), cmocka_unit_test(advice_is_true), cmocka_unit_test(what_fits_is_marked), cmocka_unit_test(shares_add_up) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
