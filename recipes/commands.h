@@ -20,6 +20,9 @@ int recipe_export(struct recipe *r, const char *snapshot, const char *format, co
 /* optimizers: names with commas between them. */
 int recipe_compare(const char *path, const char *const *sets, size_t n_sets, const char *optimizers);
 int recipe_plan(struct recipe *r, bool json, bool search);
+/* A pipeline simulated, never run; svg: "" or a file. Side by side: vocabularies, with and without vocabulary parallelism. */
+int recipe_plan_schedule(struct recipe *r, const char *svg, bool json);
+int recipe_plan_vocabularies(struct recipe *r);
 int recipe_data(struct recipe *r, bool json);
 
 #endif

@@ -11,7 +11,7 @@ static const double BIG = 1e15;
 
 static const struct tr_option model_options[] = {
     { "path", TR_OPT_TEXT, AT(model.path), "", 0, 0, NULL, "a .gguf file, or a folder with config.json and *.safetensors" },
-    { "preset", TR_OPT_TEXT, AT(model.preset), "", 0, 0, NULL, "a shape to train from scratch: llama-tiny, llama-60m, -130m, -350m, -1b, -7b, -13b, gpt2-124m, -355m, -774m, -1558m" },
+    { "preset", TR_OPT_TEXT, AT(model.preset), "", 0, 0, NULL, "a shape to train from scratch: llama-tiny, llama-60m, -130m, -350m, -1b, -7b, -13b, -70b, -405b, gpt2-124m, -355m, -774m, -1558m" },
     { "arch", TR_OPT_CHOICE, AT(model.arch), "llama", 0, 0, "llama|mistral|qwen2|qwen3|gpt2", "architecture of a from-scratch model" },
     { "hidden", TR_OPT_INT, AT(model.hidden), "0", 0, 1 << 20, NULL, "width of the residual stream" },
     { "layers", TR_OPT_INT, AT(model.layers), "0", 0, 4096, NULL, "blocks" },
@@ -61,9 +61,16 @@ static const struct tr_option parallel_options[] = {
     { "pipeline", TR_OPT_INT, AT(parallel.pipeline), "1", 1, 4096, NULL, "ranks that share the layers" },
     { "zero", TR_OPT_INT, AT(parallel.zero), "0", 0, 3, NULL, "ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too" },
     { "timeout", TR_OPT_REAL, AT(parallel.timeout), "120", 1, 1e6, NULL, "seconds that a rank waits for another before the run ends" },
-    { "schedule", TR_OPT_CHOICE, AT(parallel.schedule), "1f1b", 0, 0, "1f1b|interleaved|zero-bubble|v-half", "order of the pipeline's passes" },
+    { "schedule", TR_OPT_CHOICE, AT(parallel.schedule), "1f1b", 0, 0, "1f1b|interleaved|zero-bubble|v-half|v-min", "order of the pipeline's passes" },
     { "vocabulary", TR_OPT_CHOICE, AT(parallel.vocabulary), "none", 0, 0, "none|alg1|alg2", "vocabulary parallelism over the pipeline" },
     { "backend", TR_OPT_CHOICE, AT(parallel.backend), "auto", 0, 0, "auto|mpi|nccl", "what moves bytes between ranks" },
+    END
+};
+
+static const struct tr_option device_options[] = {
+    { "flops", TR_OPT_REAL, AT(device.flops), "0", 0, 1e18, NULL, "matmul FLOP/s that a device reaches; 0 = this machine's, measured" },
+    { "link", TR_OPT_REAL, AT(device.link), "10e9", 1, 1e15, NULL, "bytes/s between two devices" },
+    { "latency", TR_OPT_REAL, AT(device.latency), "10e-6", 0, 10, NULL, "seconds that a message takes whatever its size" },
     END
 };
 
@@ -94,6 +101,7 @@ static struct tr_section sections[] = {
     { "optimizer", "how a gradient becomes an update; keys of each: train help optimizer.NAME", no_options, 0 },
     { "memory", "what memory may be used and how it is saved", memory_options, 0 },
     { "parallel", "the grid of ranks", parallel_options, 0 },
+    { "device", "what train plan --schedule simulates ranks of", device_options, 0 },
     { "checkpoint", "snapshots", checkpoint_options, 0 },
     { "run", "where the run happens and what it leaves", run_options, 0 },
     { NULL, NULL, NULL, 0 },
@@ -175,7 +183,7 @@ static int set(struct recipe *r, const char *section, const char *key, const cha
     names[n] = NULL;
     const char *near = tr_nearest(section, names);
     char at[300];
-    return tr_fail(TR_EINPUT, "unknown section '%.80s' (%s): %s%s%s", section, place_text(at, sizeof at, place), near ? "did you mean '" : "the sections are model, data, train, optimizer, optimizer.group.NAME, compare.NAME, memory, parallel, checkpoint and run",
+    return tr_fail(TR_EINPUT, "unknown section '%.80s' (%s): %s%s%s", section, place_text(at, sizeof at, place), near ? "did you mean '" : "the sections are model, data, train, optimizer, optimizer.group.NAME, compare.NAME, memory, parallel, device, checkpoint and run",
                    near ? near : "", near ? "'?" : "");
 }
 

@@ -66,7 +66,7 @@ static int check_supported(const struct recipe *r)
     if (asked != c->size)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
-    if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
+    if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers: it simulates a pipeline (`train plan`) and runs none; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
     return TR_OK;
 }

@@ -124,7 +124,15 @@ static int do_run(struct recipe *r, const struct arguments *a)
     return recipe_run(r, resume);
 }
 
-static int do_plan(struct recipe *r, const struct arguments *a) { return recipe_plan(r, option_given(a, "json"), option_given(a, "search")); }
+static int do_plan(struct recipe *r, const struct arguments *a)
+{
+    if (option_given(a, "vocabularies")) return recipe_plan_vocabularies(r);
+    if (option_given(a, "search") && r->parallel.pipeline > 1)
+        return tr_fail(TR_EINPUT, "--search with parallel.pipeline = %d (%s): a pipeline is simulated as it stands; leave --search out", (int)r->parallel.pipeline, r->path);
+    if (option_given(a, "schedule") || r->parallel.pipeline > 1) return recipe_plan_schedule(r, option_value(a, "schedule", ""), option_given(a, "json"));
+    return recipe_plan(r, option_given(a, "json"), option_given(a, "search"));
+}
+
 static int do_eval(struct recipe *r, const struct arguments *a) { return recipe_eval(r, option_value(a, "snapshot", NULL)); }
 static int do_bench(struct recipe *r, const struct arguments *a) { return recipe_bench(r); }
 static int do_data(struct recipe *r, const struct arguments *a) { return recipe_data(r, option_given(a, "json")); }
@@ -198,7 +206,9 @@ const struct command commands[] = {
               { "supervise", NULL, "start the ranks here and start them again from the newest snapshot when they die" },
               { "ranks", "N", "how many, with --supervise [as the recipe says]" }) },
     { "plan", "plan RECIPE.ini [--json]", "tell the memory and speed of a run without starting it", cmd_plan, 1, 1,
-      OPTIONS({ "json", NULL, "one JSON object as the last line" }, { "search", NULL, "propose the fastest settings that fit memory.budget" }) },
+      OPTIONS({ "json", NULL, "one JSON object as the last line" }, { "search", NULL, "propose the fastest settings that fit memory.budget" },
+              { "schedule", "[FILE.svg]", "simulate the pipeline of the recipe on the devices of [device]: memory and time of each rank, a picture" },
+              { "vocabularies", NULL, "simulate it for vocabularies of 32k to 256k, with and without vocabulary parallelism" }) },
     { "compare", "compare RECIPE.ini --optimizers NAME,NAME,...", "the same recipe through several optimizers: curves, memory and speed side by side", cmd_compare, 1, 1,
       OPTIONS({ "optimizers", "NAME,NAME,...", "optimizers, or sections [compare.NAME] of the recipe" }), compare_help },
     { "eval", "eval RECIPE.ini [--snapshot PATH]", "mean loss and perplexity over data.valid", cmd_eval, 1, 1,

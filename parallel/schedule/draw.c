@@ -13,38 +13,44 @@ int par_schedule_text(struct tr_buf *out, const struct par_schedule *s)
     return TR_OK;
 }
 
-/* ---- text: a column is a stretch of time, and shows the pass that has most of it */
+/* ---- text: a column is a stretch of time, and shows what has most of it */
 
-static int draw_row(struct tr_buf *out, const struct par_schedule *s, const struct par_simulation *m, int rank, char *line, double *share, int width)
+enum { MARKS = 9 };
+static const char marks[MARKS + 1] = ".FfBbWwST";
+
+static int mark_of(const struct par_pass *p) { return p->kind >= PAR_S ? 7 + (p->kind == PAR_T) : 1 + 2 * p->kind + p->chunk % 2; }
+
+static int draw_row(struct tr_buf *out, const struct par_schedule *s, const struct par_simulation *m, int rank, double (*share)[MARKS], int width)
 {
     double column = m->seconds / width;
-    memset(line, '.', (size_t)width);
-    for (int i = 0; i < width; i++) share[i] = column / 2; /* empty where nobody has half of it */
-    for (int64_t i = s->row[rank]; i < s->row[rank + 1]; i++) {
-        const struct par_pass *p = &s->pass[i];
-        char mark = p->kind == PAR_S || p->kind == PAR_T ? "ST"[p->kind == PAR_T] : (char)("FBW"[p->kind] + (p->chunk % 2 ? 'a' - 'A' : 0));
+    for (int x = 0; x < width; x++)
+        for (int k = 0; k < MARKS; k++) share[x][k] = k ? 0 : column;
+    for (int64_t i = s->row[rank]; i < s->row[rank + 1] && column > 0; i++)
         for (int x = (int)(m->begin[i] / column); x < width && x * column < m->end[i]; x++) {
             double from = x * column > m->begin[i] ? x * column : m->begin[i], to = (x + 1) * column < m->end[i] ? (x + 1) * column : m->end[i];
-            if (to - from < share[x] * (1 - 1e-9)) continue;
-            share[x] = to - from;
-            line[x] = mark;
+            if (to <= from) continue;
+            share[x][mark_of(&s->pass[i])] += to - from;
+            share[x][0] -= to - from;
         }
+    TR_TRY(tr_buf_printf(out, "%3d ", rank));
+    for (int x = 0; x < width; x++) {
+        int most = 0;
+        for (int k = 1; k < MARKS; k++)
+            if (share[x][k] > share[x][most] + 1e-9 * column) most = k;
+        TR_TRY(tr_buf_add(out, &marks[most], 1));
     }
-    return tr_buf_printf(out, "%3d %.*s\n", rank, width, line);
+    return tr_buf_puts(out, "\n");
 }
 
 int par_schedule_draw(struct tr_buf *out, const struct par_schedule *s, const struct par_simulation *m, int width)
 {
-    char *line = NULL;
-    double *share = NULL;
+    double (*share)[MARKS] = NULL;
     int rc;
-    TR_GO(tr_calloc(&line, (size_t)width, 1));
     TR_GO(tr_calloc(&share, (size_t)width, sizeof *share));
-    for (int r = 0; r < s->ranks; r++) TR_GO(draw_row(out, s, m, r, line, share, width));
+    for (int r = 0; r < s->ranks; r++) TR_GO(draw_row(out, s, m, r, share, width));
     rc = tr_buf_printf(out, "    F forward, B backward%s%s%s, . waiting%s\n", s->kind->split ? " (input)" : "", s->kind->split ? ", W backward (weights)" : "",
                        s->vocabulary ? ", S and T vocabulary" : "", s->chunks > 1 ? "; small letters: every second stage of a rank" : "");
 done:
-    free(line);
     free(share);
     return rc;
 }
