@@ -15,22 +15,24 @@
 
 enum { SVD, RANDOM, RANDPERM, COLUMNS, ROWS, RANDK };
 enum { SIGN_SGD, SGD, NOTHING };
+enum { ZERO, CODE };
 
 struct frugal {
     struct opt_base base;
-    double beta1, beta2, eps, density, inactive_lr_scale, proj_params_lr_scale;
+    double beta1, beta2, eps, momentum, dampening, density, inactive_lr_scale, proj_params_lr_scale;
     int64_t update_gap;
-    int selection, svd, inactive_update_rule;
+    int selection, svd, inactive_update_rule, sgd_start;
     bool reset_statistics, correct_bias;
 };
 struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
 
-#define OPTIONS(BETA2, WD) { \
+#define OPTIONS(BETA2, WD) \
     { "weight_decay", TR_OPT_REAL, offsetof(struct frugal, base.weight_decay), WD, 0, 1e6, NULL, "decoupled: W shrinks by lr times this before the update" }, \
     { "beta1", TR_OPT_REAL, offsetof(struct frugal, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" }, \
     { "beta2", TR_OPT_REAL, offsetof(struct frugal, beta2), BETA2, 0, 0.999999999, NULL, "of the second moment (lion: share of the momentum that stays)" }, \
     { "eps", TR_OPT_REAL, offsetof(struct frugal, eps), "1e-8", 0, 1, NULL, "added to the corrected root" }, \
-    { "correct_bias", TR_OPT_BOOL, offsetof(struct frugal, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" }, \
+    { "correct_bias", TR_OPT_BOOL, offsetof(struct frugal, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" }
+#define PART_OPTIONS \
     { "density", TR_OPT_REAL, offsetof(struct frugal, density), "0.25", 0, 1, NULL, "share of the gradient that has state" }, \
     { "update_gap", TR_OPT_INT, offsetof(struct frugal, update_gap), "200", 1, 1e15, NULL, "updates between two selections" }, \
     { "selection", TR_OPT_CHOICE, offsetof(struct frugal, selection), "columns", 0, 0, "svd|random|randperm|columns|rows|randk", "which part has state" }, \
@@ -38,10 +40,16 @@ struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
     { "reset_statistics", TR_OPT_BOOL, offsetof(struct frugal, reset_statistics), "true", 0, 0, NULL, "moments start again at each selection" }, \
     { "inactive_update_rule", TR_OPT_CHOICE, offsetof(struct frugal, inactive_update_rule), "sign_sgd", 0, 0, "sign_sgd|sgd|no", "how the rest moves" }, \
     { "inactive_lr_scale", TR_OPT_REAL, offsetof(struct frugal, inactive_lr_scale), "1", 0, 1e9, NULL, "rate of the rest, relative" }, \
-    { "proj_params_lr_scale", TR_OPT_REAL, offsetof(struct frugal, proj_params_lr_scale), "1", 0, 1e9, NULL, "rate of matrices, relative to train.lr" }, \
-    OPT_END }
-static const struct tr_option options[] = OPTIONS("0.999", "0.01");
-static const struct tr_option lion_options[] = OPTIONS("0.99", "0");
+    { "proj_params_lr_scale", TR_OPT_REAL, offsetof(struct frugal, proj_params_lr_scale), "1", 0, 1e9, NULL, "rate of matrices, relative to train.lr" }
+static const struct tr_option options[] = { OPTIONS("0.999", "0.01"), PART_OPTIONS, OPT_END };
+static const struct tr_option lion_options[] = { OPTIONS("0.99", "0"), PART_OPTIONS, OPT_END };
+static const struct tr_option sgd_options[] = {
+    { "weight_decay", TR_OPT_REAL, offsetof(struct frugal, base.weight_decay), "0", 0, 1e6, NULL, "matrices: W shrinks by lr times this before the update" },
+    { "momentum", TR_OPT_REAL, offsetof(struct frugal, momentum), "0", 0, 1, NULL, "share of the last step that goes on" },
+    { "dampening", TR_OPT_REAL, offsetof(struct frugal, dampening), "0", 0, 1, NULL, "share of the new gradient that is left out of the momentum" },
+    { "sgd_start", TR_OPT_CHOICE, offsetof(struct frugal, sgd_start), "zero", 0, 0, "zero|code", "where momentum begins: at zero, or at the first gradient as the authors' code has it" },
+    PART_OPTIONS, OPT_END,
+};
 
 /* Shape of low, of the projection (or how many indices), and whether there is any state at all. */
 struct cut { int64_t low[2], p[2], k; int axis; bool right; };
@@ -81,6 +89,15 @@ static int init(const void *config, void *state, const struct tr_param *p)
     struct frugal_state *s = state;
     TR_TRY(init_selection(config, s, p, &d));
     return d.k ? tr_tensor_new(&s->v, TR_OPTIMIZER, c->base.moments, 2, d.low) : TR_OK;
+}
+
+static int init_sgd(const void *config, void *state, const struct tr_param *p)
+{
+    struct cut d;
+    struct frugal_state *s = state;
+    TR_TRY(init_selection(config, s, p, &d));
+    if (!(((const struct frugal *)config)->momentum > 0)) tr_tensor_release(&s->m);
+    return TR_OK;
 }
 
 static int init_lion(const void *config, void *state, const struct tr_param *p)
@@ -180,7 +197,9 @@ static void rest_of(const struct frugal *c, struct tr_tensor *g, double rate)
     else tr_kernels()->fill(g, 0);
 }
 
-static int step(const struct frugal *c, struct frugal_state *st, const struct opt_step *s, bool lion)
+enum inner { ADAM, LION, MOMENTUM };
+
+static int step(const struct frugal *c, struct frugal_state *st, const struct opt_step *s, enum inner inner)
 {
     struct tr_tensor low = { 0 }, *g = s->grad;
     struct cut d = cut_of(c, tr_rows(g), tr_cols(g));
@@ -201,7 +220,10 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
         TR_GO(d.right ? tr_gemm_f32(g, -1, &low, false, &st->p, false, 1) : tr_gemm_f32(g, -1, &st->p, false, &low, false, 1));
     }
     rest_of(c, g, li);
-    if (lion) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
+    if (inner == MOMENTUM) {
+        if (st->m.ndim && st->t == 1 && c->sgd_start == CODE) tr_kernels()->copy(&st->m, &low);
+        if (st->m.ndim) tr_updates()->momentum(&low, &st->m, (float)c->momentum, (float)(1 - c->dampening), 0, 1);
+    } else if (inner == LION) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
     else {
         struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_key(s) };
         tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &h);
@@ -216,8 +238,9 @@ done:
     return rc;
 }
 
-static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, false); }
-static int update_lion(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, true); }
+static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, ADAM); }
+static int update_lion(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, LION); }
+static int update_sgd(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, MOMENTUM); }
 
 static int visit(void *state, struct opt_lister *l)
 {
@@ -236,10 +259,12 @@ static size_t size_of(const struct frugal *c, int64_t m, int64_t n, int moments)
     return !d.k ? 0 : 4 * (size_t)(c->selection >= COLUMNS ? d.k : d.p[0] * d.p[1]) + opt_moment_size(c) * (size_t)moments * (size_t)(d.low[0] * d.low[1]);
 }
 static size_t bytes(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 2); }
+static size_t bytes_sgd(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, ((const struct frugal *)config)->momentum > 0); }
 static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 1); }
 
-#define KIND .config_size = sizeof(struct frugal), .state_size = sizeof(struct frugal_state), .matrices_only = true, .bf16_moments = true, .visit = visit, \
+#define PLAIN .config_size = sizeof(struct frugal), .state_size = sizeof(struct frugal_state), .matrices_only = true, .visit = visit, \
     .source = "Zmushko et al. 2024, FRUGAL; the authors' code"
+#define KIND PLAIN, .bf16_moments = true
 const struct opt_kind opt_frugal = {
     KIND, .name = "frugal", .summary = "AdamW on a part of each gradient, sign steps for the rest: state for `density` of it", .options = options, .rest = "adamw",
     .rule = "low = part of G; W = (1 - lr decay) W - back(AdamW step of low) - lr inactive_lr_scale sign(G - back(low)); a new part each update_gap steps",
@@ -249,4 +274,9 @@ const struct opt_kind opt_frugal_lion = {
     KIND, .name = "frugal-lion", .summary = "frugal with Lion on the part that has state", .options = lion_options, .rest = "lion",
     .rule = "low = part of G; W = (1 - lr decay) W - lr back(Lion's sign of low) - lr inactive_lr_scale sign(G - back(low))",
     .init = init_lion, .update = update_lion, .bytes = bytes_lion,
+};
+const struct opt_kind opt_frugal_sgd = {
+    PLAIN, .name = "frugal-sgd", .summary = "frugal with SGD on the part that has state", .options = sgd_options, .rest = "sgd",
+    .rule = "low = part of G; b = momentum b + (1 - dampening) low; W = (1 - lr decay) W - lr back(b) - lr inactive_lr_scale sign(G - back(low))",
+    .init = init_sgd, .update = update_sgd, .bytes = bytes_sgd,
 };

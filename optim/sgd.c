@@ -1,9 +1,11 @@
 /* Stochastic gradient descent as torch.optim.SGD. State: the momentum buffer [O,C] when momentum is on. */
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
 
-struct sgd { struct opt_base base; double momentum, dampening; bool nesterov; };
+struct sgd { struct opt_base base; double momentum, dampening; bool nesterov; int start; };
+enum { GRADIENT, CODE };
 struct sgd_state { struct tr_tensor b; uint64_t t; };
 
 static const struct tr_option options[] = {
@@ -11,6 +13,7 @@ static const struct tr_option options[] = {
     { "momentum", TR_OPT_REAL, offsetof(struct sgd, momentum), "0", 0, 1, NULL, "share of the last step that goes on" },
     { "dampening", TR_OPT_REAL, offsetof(struct sgd, dampening), "0", 0, 1, NULL, "share of the new gradient that is left out of the momentum" },
     { "nesterov", TR_OPT_BOOL, offsetof(struct sgd, nesterov), "false", 0, 0, NULL, "look ahead along the momentum" },
+    { "sgd_start", TR_OPT_CHOICE, offsetof(struct sgd, start), "gradient", 0, 0, "gradient|code", "where momentum begins: at the first gradient, or at the weights as FRUGAL's code has it" },
     OPT_END,
 };
 
@@ -26,8 +29,10 @@ static int update(const void *config, void *state, const struct opt_step *s)
     const struct sgd *c = config;
     struct sgd_state *st = state;
     struct tr_apply a = { 1, (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    bool from_weights = c->start == CODE && st->b.ndim && st->t == 0;
+    if (from_weights) tr_kernels()->copy(&st->b, &s->p->value);
     tr_updates()->sgd(&s->p->value, st->b.ndim ? &st->b : NULL, s->grad, (float)c->base.weight_decay, (float)c->momentum,
-                      (float)(1 - c->dampening), c->nesterov, st->t == 0, &a);
+                      (float)(1 - c->dampening), c->nesterov, st->t == 0 && !from_weights, &a);
     st->t++;
     return TR_OK;
 }

@@ -9,11 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Recorded names that are an optimizer with certain settings; other names are the optimizer's own. */
-static const struct { const char *recorded, *kind; } names[] = {
+/* Recorded names that are an optimizer with certain settings (a key that the file does not hold; attributes that the rule has no
+ * use for); other names are the optimizer's own. */
+static const struct { const char *recorded, *kind, *key, *value, *unused; } names[] = {
     { "sgd_momentum", "sgd" }, { "signsgd_momentum", "signsgd" }, { "adafactor_relative", "adafactor" }, { "adamw8bit", "adamw-8bit" },
     { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "frugal_svd", "frugal" }, { "frugal_svd_keep", "frugal" }, { "frugal_random", "frugal" }, { "frugal_randperm", "frugal" }, { "frugal_columns", "frugal" },
     { "frugal_columns_keep", "frugal" }, { "frugal_rows", "frugal" }, { "frugal_randk", "frugal" }, { "frugal_lion_columns", "frugal-lion" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
+    { "frugal_sgd_columns", "frugal-sgd", "sgd_start", "code", "beta1 beta2 eps correct_bias" },
     { "mezo", "zo-sgd" }, { "zo_sgd_one_side", "zo-sgd" }, { "zo_sgd_q", "zo-sgd" }, { "zo_block_coordinate", "zo-sgd" }, { "zo_block_joint", "zo-sgd" }, { "zo_sparse", "zo-sgd" },
 };
 
@@ -63,6 +65,10 @@ static int add_attr(void *self, const char *attr)
         TR_TRY(tr_strdup(&value, number));
     } else TR_TRY(tr_h5_attr_text(r->in, "/", attr, &value));
     if (has_option(r->kind, attr)) return add_entry(r, attr, value);
+    if (r->unused && strstr(r->unused, attr)) {
+        free(value);
+        return TR_OK;
+    }
     int rc = tr_fail(TR_EINPUT, "hyper-parameter '%.60s' (%s): %s has no such option", attr, r->path, r->kind->name);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].name, attr) && (!known[i].is || !strcmp(known[i].is, value))) rc = TR_OK;
@@ -76,15 +82,19 @@ static int read_settings(struct replay *r)
     double steps;
     int rc;
     TR_GO(tr_h5_attr_text(r->in, "/", "optimizer", &recorded));
-    const char *name = recorded;
+    const char *name = recorded, *key = NULL, *value = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(names[i].recorded, recorded)) name = names[i].kind;
+        if (!strcmp(names[i].recorded, recorded)) name = names[i].kind, key = names[i].key, value = names[i].value, r->unused = names[i].unused;
     r->kind = opt_find(name);
     if (!r->kind) TR_GO(tr_fail(TR_EINPUT, "unknown optimizer '%.60s' (%s): `train help optimizer` lists them", recorded, r->path));
     TR_GO(tr_strdup(&copy, r->kind->name));
     TR_GO(add_entry(r, "name", copy));
     TR_GO(tr_strdup(&copy, r->kind->needs == OPT_GRADIENT ? "true" : "false")); /* recordings with gradients decay every parameter */
     TR_GO(add_entry(r, "decay_vectors", copy));
+    if (key) {
+        TR_GO(tr_strdup(&copy, value));
+        TR_GO(add_entry(r, key, copy));
+    }
     TR_GO(tr_h5_attr_real(r->in, "/", "lr", &r->lr));
     TR_GO(tr_h5_attr_real(r->in, "/", "steps", &steps));
     if (!(steps >= 1 && steps <= 1e6)) TR_GO(tr_fail(TR_EINPUT, "'steps' is %g (%s): 1 to a million are possible", steps, r->path));

@@ -8,7 +8,7 @@ struct recorded { struct tr_param *p; struct tr_tensor given[4]; int n_given; };
 
 struct replay {
     struct tr_h5 *in, *out;
-    const char *path;
+    const char *path, *unused;
     const struct opt_kind *kind;
     double lr;
     int64_t steps, draws;          /* draws: directions a step, of rules that learn from losses */

@@ -59,7 +59,7 @@ static void recorded_runs(void **state)
 {
     static const char *const files[] = { "sgd", "sgd_momentum", "signsgd_momentum", "adamw", "adamw_hf", "adamw8bit", "adafactor", "adafactor_relative", "lion", "lomo",
         "adalomo", "apollo", "apollo_mini", "apollo_no_limiter", "galore_adamw", "galore_full", "galore_adamw8bit", "frugal_columns_keep", "frugal_rows",
-        "frugal_randk", "frugal_svd", "frugal_lion_columns", "sophia_g", "sophia_h", "galore_adafactor", "natural_galore", "muon", "soap", "cosmos", "mezo", "zo_sgd_one_side", "zo_sgd_q", "zo_sgd_sign", "zo_sgd_momentum", "zo_sgd_conservative", "zo_adam",
+        "frugal_randk", "frugal_svd", "frugal_lion_columns", "frugal_sgd_columns", "sophia_g", "sophia_h", "galore_adafactor", "natural_galore", "muon", "soap", "cosmos", "mezo", "zo_sgd_one_side", "zo_sgd_q", "zo_sgd_sign", "zo_sgd_momentum", "zo_sgd_conservative", "zo_adam",
         "zo_block_coordinate", "zo_block_joint", "forward_gradient" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char want[600], is[600];
