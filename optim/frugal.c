@@ -2,6 +2,7 @@
  * Letters: G[M,N], LO the shorter side, D = density. Selections of the part, drawn anew every update_gap steps:
  *   svd, random, randperm   P[R,N] (M >= N, low = G P^T) or P[M,R] (low = P^T G), R = D LO rounded; orthonormal rows
  *   columns, rows, randk    K = floor(D count) columns, rows or single entries: low = those
+ *   blockwise               D of all matrices, whole; the others have no part and no state
  * State: moments shaped like low and P or the indices. The rest of the gradient, G - back(low), moves by its sign, by itself,
  * or not at all. */
 #include "libtrain/base/status.h"
@@ -13,7 +14,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { SVD, RANDOM, RANDPERM, COLUMNS, ROWS, RANDK };
+enum { SVD, RANDOM, RANDPERM, COLUMNS, ROWS, RANDK, BLOCKWISE };
+enum { ORDER_RANDOM, ASCENDING, DESCENDING };
 enum { SIGN_SGD, SGD, NOTHING };
 enum { ZERO, CODE };
 
@@ -21,10 +23,10 @@ struct frugal {
     struct opt_base base;
     double beta1, beta2, eps, momentum, dampening, density, inactive_lr_scale, proj_params_lr_scale;
     int64_t update_gap;
-    int selection, svd, inactive_update_rule, sgd_start;
+    int selection, svd, inactive_update_rule, sgd_start, block_order;
     bool reset_statistics, correct_bias;
 };
-struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
+struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes, active; int64_t dim[2]; const struct frugal *config; };
 
 #define OPTIONS(BETA2, WD) \
     { "weight_decay", TR_OPT_REAL, offsetof(struct frugal, base.weight_decay), WD, 0, 1e6, NULL, "decoupled: W shrinks by lr times this before the update" }, \
@@ -35,7 +37,8 @@ struct frugal_state { struct tr_tensor p, index, m, v; uint64_t t, refreshes; };
 #define PART_OPTIONS \
     { "density", TR_OPT_REAL, offsetof(struct frugal, density), "0.25", 0, 1, NULL, "share of the gradient that has state" }, \
     { "update_gap", TR_OPT_INT, offsetof(struct frugal, update_gap), "200", 1, 1e15, NULL, "updates between two selections" }, \
-    { "selection", TR_OPT_CHOICE, offsetof(struct frugal, selection), "columns", 0, 0, "svd|random|randperm|columns|rows|randk", "which part has state" }, \
+    { "selection", TR_OPT_CHOICE, offsetof(struct frugal, selection), "columns", 0, 0, "svd|random|randperm|columns|rows|randk|blockwise", "which part has state" }, \
+    { "block_order", TR_OPT_CHOICE, offsetof(struct frugal, block_order), "random", 0, 0, "random|ascending|descending", "blockwise: which matrices come next" }, \
     OPT_SVD_OPTION(frugal, svd), \
     { "reset_statistics", TR_OPT_BOOL, offsetof(struct frugal, reset_statistics), "true", 0, 0, NULL, "moments start again at each selection" }, \
     { "inactive_update_rule", TR_OPT_CHOICE, offsetof(struct frugal, inactive_update_rule), "sign_sgd", 0, 0, "sign_sgd|sgd|no", "how the rest moves" }, \
@@ -57,6 +60,7 @@ struct cut { int64_t low[2], p[2], k; int axis; bool right; };
 static struct cut cut_of(const struct frugal *c, int64_t m, int64_t n)
 {
     struct cut s = { .right = m >= n };
+    if (c->selection == BLOCKWISE) return s; /* its state comes and goes whole */
     if (c->selection >= COLUMNS) {
         int64_t count = c->selection == COLUMNS ? n : c->selection == ROWS ? m : m * n;
         s.k = (int64_t)floor(c->density * (double)count);
@@ -76,6 +80,9 @@ static struct cut cut_of(const struct frugal *c, int64_t m, int64_t n)
 static int init_selection(const struct frugal *c, struct frugal_state *s, const struct tr_param *p, struct cut *d)
 {
     *d = cut_of(c, tr_rows(&p->value), tr_cols(&p->value));
+    s->config = c;
+    s->dim[0] = tr_rows(&p->value);
+    s->dim[1] = tr_cols(&p->value);
     if (!d->k) return TR_OK;
     if (c->selection == RANDK && tr_count(&p->value) > INT32_MAX) return tr_fail(TR_EINPUT, "optimizer.selection = randk: '%s' has more entries than can be numbered; choose columns", p->name);
     TR_TRY(c->selection >= COLUMNS ? tr_tensor_new(&s->index, TR_OPTIMIZER, TR_I32, TR_DIMS(d->k)) : tr_tensor_new(&s->p, TR_OPTIMIZER, TR_F32, 2, d->p));
@@ -187,6 +194,55 @@ static int refresh(const struct frugal *c, struct frugal_state *st, const struct
     return rc;
 }
 
+/* ---- blocks */
+
+static int block_state(struct frugal_state *st, const struct frugal *c)
+{
+    tr_tensor_release(&st->m);
+    tr_tensor_release(&st->v);
+    if (!st->active) return TR_OK;
+    TR_TRY(tr_tensor_new(&st->m, TR_OPTIMIZER, c->base.moments, 2, st->dim));
+    return tr_tensor_new(&st->v, TR_OPTIMIZER, c->base.moments, 2, st->dim);
+}
+
+/* Whether matrix `member` of `members` is among those with state in period k. */
+static int drawn(const struct frugal *c, const struct opt_step *s, int64_t k, bool *active)
+{
+    int64_t count = (int64_t)nearbyint(c->density * (double)s->members), at = s->member;
+    if (c->block_order == ORDER_RANDOM) {
+        int64_t *order;
+        TR_TRY(tr_calloc(&order, (size_t)s->members, sizeof *order));
+        tr_permutation(order, s->members, tr_key(s->seed, TR_RNG_SELECTION, 0, (uint64_t)k));
+        for (int64_t i = 0; i < s->members; i++)
+            if (order[i] == s->member) at = i;
+        free(order);
+    } else { /* a cursor that moves by `count` and wraps */
+        if (c->block_order == DESCENDING) at = s->members - 1 - at;
+        at = ((at - k * count) % s->members + s->members) % s->members;
+    }
+    *active = at < count;
+    return TR_OK;
+}
+
+/* At the start of a period: state for the matrices whose turn it is, none for the others; it begins anew for those that stay. */
+static int choose_block(const struct frugal *c, struct frugal_state *st, const struct opt_step *s)
+{
+    bool active;
+    struct tr_tensor given;
+    if ((s->t - 1) % c->update_gap) return TR_OK;
+    int64_t k = (int64_t)st->refreshes++;
+    if (s->given) {
+        float flag;
+        TR_TRY(s->given->get(s->given->self, "projection", k, &given));
+        if (tr_count(&given) != 1) return tr_fail(TR_EINPUT, "the selection of '%s' is no single number", s->p->name);
+        tr_tensor_read(&given, &flag);
+        active = flag != 0;
+    } else TR_TRY(drawn(c, s, k, &active));
+    st->active = active;
+    st->t = 0;
+    return block_state(st, c);
+}
+
 /* ---- the step */
 
 /* What the rest of the gradient becomes, in place. */
@@ -206,6 +262,14 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
     double lp = s->lr * c->proj_params_lr_scale, li = lp * c->inactive_lr_scale, rate = lp;
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 1, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     int rc;
+    if (c->selection == BLOCKWISE && inner == ADAM) TR_TRY(choose_block(c, st, s));
+    if (st->active) {
+        int64_t t = (int64_t)++st->t;
+        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_key(s) };
+        a.rate = (float)(c->correct_bias ? lp / opt_correction(c->beta1, t) : lp);
+        tr_updates()->adam(&s->p->value, &st->m, &st->v, g, &h, &a);
+        return TR_OK;
+    }
     if (!d.k) {
         rest_of(c, g, li);
         tr_updates()->apply(&s->p->value, g, &a);
@@ -238,6 +302,19 @@ done:
     return rc;
 }
 
+static bool state_moves(const void *config) { return ((const struct frugal *)config)->selection == BLOCKWISE; }
+
+static bool holds(const void *state)
+{
+    const struct frugal_state *s = state;
+    return s->config && (!state_moves(s->config) || s->active);
+}
+
+static int no_blocks(const void *config)
+{
+    return state_moves(config) ? tr_fail(TR_EINPUT, "optimizer.selection = blockwise: only frugal itself has it; choose columns, or optimizer.name = frugal") : TR_OK;
+}
+
 static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, ADAM); }
 static int update_lion(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, LION); }
 static int update_sgd(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, MOMENTUM); }
@@ -245,6 +322,8 @@ static int update_sgd(const void *config, void *state, const struct opt_step *s)
 static int visit(void *state, struct opt_lister *l)
 {
     struct frugal_state *s = state;
+    TR_TRY(opt_list_words(l, "active", &s->active, 1));
+    if (s->active && !s->m.ndim) TR_TRY(block_state(s, s->config)); /* what a restore has just said */
     TR_TRY(opt_list_tensor(l, "projection", &s->p));
     TR_TRY(opt_list_tensor(l, "selection", &s->index));
     TR_TRY(opt_list_tensor(l, "m", &s->m));
@@ -256,6 +335,7 @@ static int visit(void *state, struct opt_lister *l)
 static size_t size_of(const struct frugal *c, int64_t m, int64_t n, int moments)
 {
     struct cut d = cut_of(c, m, n);
+    if (c->selection == BLOCKWISE) return 2 * opt_moment_size(c) * (size_t)(m * n);
     return !d.k ? 0 : 4 * (size_t)(c->selection >= COLUMNS ? d.k : d.p[0] * d.p[1]) + opt_moment_size(c) * (size_t)moments * (size_t)(d.low[0] * d.low[1]);
 }
 static size_t bytes(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 2); }
@@ -268,15 +348,15 @@ static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return size
 const struct opt_kind opt_frugal = {
     KIND, .name = "frugal", .summary = "AdamW on a part of each gradient, sign steps for the rest: state for `density` of it", .options = options, .rest = "adamw",
     .rule = "low = part of G; W = (1 - lr decay) W - back(AdamW step of low) - lr inactive_lr_scale sign(G - back(low)); a new part each update_gap steps",
-    .init = init, .update = update, .bytes = bytes,
+    .init = init, .update = update, .bytes = bytes, .state_moves = state_moves, .holds = holds,
 };
 const struct opt_kind opt_frugal_lion = {
     KIND, .name = "frugal-lion", .summary = "frugal with Lion on the part that has state", .options = lion_options, .rest = "lion",
     .rule = "low = part of G; W = (1 - lr decay) W - lr back(Lion's sign of low) - lr inactive_lr_scale sign(G - back(low))",
-    .init = init_lion, .update = update_lion, .bytes = bytes_lion,
+    .init = init_lion, .update = update_lion, .bytes = bytes_lion, .check = no_blocks,
 };
 const struct opt_kind opt_frugal_sgd = {
     PLAIN, .name = "frugal-sgd", .summary = "frugal with SGD on the part that has state", .options = sgd_options, .rest = "sgd",
     .rule = "low = part of G; b = momentum b + (1 - dampening) low; W = (1 - lr decay) W - lr back(b) - lr inactive_lr_scale sign(G - back(low))",
-    .init = init_sgd, .update = update_sgd, .bytes = bytes_sgd,
+    .init = init_sgd, .update = update_sgd, .bytes = bytes_sgd, .check = no_blocks,
 };

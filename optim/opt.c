@@ -130,6 +130,9 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
     TR_GO(opt_check_needs(o, setup->path));
+    for (int64_t i = 0; i < n && setup->comm; i++)
+        if (o->item[i].state && o->item[i].kind->state_moves && o->item[i].kind->state_moves(o->item[i].config))
+            TR_GO(tr_fail(TR_EINPUT, "optimizer.selection = blockwise (%s): its state moves between matrices, which ranks cannot share; set parallel.zero = 0 or optimizer.selection = columns", setup->path));
     for (size_t k = 0; k < o->all.n; k++) TR_GO(opt_rank_check(&o->all.s[k], smaller_side(o, &o->all.s[k]), setup->entry, setup->n));
     TR_GO(deal(o, setup));
     if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
@@ -289,6 +292,16 @@ void opt_free(struct opt *o)
     free(o);
 }
 
+/* Place among the parameters of the same rule and settings. */
+static void place_of(const struct opt *o, const struct item *it, struct opt_step *s)
+{
+    for (int64_t i = 0; i < o->n; i++) {
+        if (!o->item[i].state || o->item[i].kind != it->kind || o->item[i].config != it->config) continue;
+        if (&o->item[i] == it) s->member = s->members;
+        s->members++;
+    }
+}
+
 int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
 {
     TR_TRY(bring(o, it, true));
@@ -300,7 +313,9 @@ int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double
 {
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
-    return it->state ? opt_item_update(o, it, &s) : TR_OK;
+    if (!it->state) return TR_OK;
+    place_of(o, it, &s);
+    return opt_item_update(o, it, &s);
 }
 
 int64_t opt_probe_every(const struct opt *o, enum opt_probe probe)
@@ -337,7 +352,7 @@ size_t opt_state_bytes(const struct opt *o)
 {
     size_t bytes = 0;
     for (int64_t i = 0; i < o->n; i++)
-        if (o->item[i].state) bytes += o->item[i].kind->bytes(o->item[i].config, o->item[i].p->value.ndim == 1 ? 1 : tr_rows(&o->item[i].p->value), tr_cols(&o->item[i].p->value));
+        if (o->item[i].state && (!o->item[i].kind->holds || o->item[i].kind->holds(o->item[i].state))) bytes += o->item[i].kind->bytes(o->item[i].config, o->item[i].p->value.ndim == 1 ? 1 : tr_rows(&o->item[i].p->value), tr_cols(&o->item[i].p->value));
     return bytes;
 }
 

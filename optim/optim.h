@@ -34,6 +34,7 @@ struct opt_step {
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
     double tokens;        /* of a full step */
     bool more;            /* a probe's result adds to what the same probe gave before */
+    int64_t member, members;   /* place of the parameter among those of the same rule and settings */
     const struct opt_given *given;  /* NULL: make draws and decompositions yourself */
 };
 
@@ -61,6 +62,8 @@ struct opt_kind {
     bool bf16_moments;                            /* init and bytes follow the configuration's `moments` */
     const char *in_8bit;                          /* the kind that is this one with moments in 8 bits; NULL: none is */
     bool by_rows;                                 /* an update of some rows needs those rows alone: ranks may share a matrix */
+    bool (*state_moves)(const void *config);      /* state comes and goes between parameters: ranks cannot share it; may be NULL */
+    bool (*holds)(const void *state);             /* whether it is here now, for `bytes`; NULL: always */
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);

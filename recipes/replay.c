@@ -16,7 +16,7 @@ static const struct { const char *recorded, *kind, *key, *value, *unused; } name
     { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "frugal_svd", "frugal" }, { "frugal_svd_keep", "frugal" }, { "frugal_random", "frugal" }, { "frugal_randperm", "frugal" }, { "frugal_columns", "frugal" },
     { "frugal_columns_keep", "frugal" }, { "frugal_rows", "frugal" }, { "frugal_randk", "frugal" }, { "frugal_lion_columns", "frugal-lion" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
     { "frugal_sgd_columns", "frugal-sgd", "sgd_start", "code", "beta1 beta2 eps correct_bias" },
-    { "mezo", "zo-sgd" }, { "zo_sgd_one_side", "zo-sgd" }, { "zo_sgd_q", "zo-sgd" }, { "zo_block_coordinate", "zo-sgd" }, { "zo_block_joint", "zo-sgd" }, { "zo_sparse", "zo-sgd" },
+    { "frugal_block_random", "frugal" }, { "frugal_block_descending", "frugal" }, { "mezo", "zo-sgd" }, { "zo_sgd_one_side", "zo-sgd" }, { "zo_sgd_q", "zo-sgd" }, { "zo_block_coordinate", "zo-sgd" }, { "zo_block_joint", "zo-sgd" }, { "zo_sparse", "zo-sgd" },
 };
 
 /* Attributes that say how something was computed that the file hands over, or what is always so here. */
