@@ -48,8 +48,8 @@ int job_step(struct job *j, struct step_result *out)
     j->comm->doing = "a step";
     for (; u.round < j->rounds; u.round++) {
         TR_TRY(step_feed(j, &fed));
-        bool probe = opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step) || (tr_mem_is_dry() && opt_probe_every(j->opt, OPT_PROBE_HESSIAN));
-        if (u.round == 0 && probe) TR_TRY(job_probe_hessian(j, step));
+        if (u.round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step)) /* a forecast's first step has it, too */
+            TR_TRY(job_probe_hessian(j, step));
         double *loss = &losses[u.round * j->comm->size + j->comm->rank];
         tr_tape_begin(j->tape, true, j->recompute);
         /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */

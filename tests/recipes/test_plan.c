@@ -58,7 +58,7 @@ static int foretell(struct forecast *f, const char *const *more)
 
 static void phases_hold_the_peak(void **state)
 {
-    static const char *const layouts[][2] = { { "train.clip=0", "optimizer.name=adamw" }, { "train.clip=1", "optimizer.name=galore" }, { "train.micro_batch=4", "optimizer.name=apollo" },
+    static const char *const layouts[][3] = { { "train.clip=0", "optimizer.name=adamw" }, { "train.clip=1", "optimizer.name=galore" }, { "train.micro_batch=4", "optimizer.name=apollo" },
         { "memory.recompute=block", "optimizer.name=adamw" }, { "memory.offload=disk", "optimizer.name=adamw" } };
     for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
         struct forecast f;
