@@ -8,7 +8,7 @@
 typedef int (*ckpt_state)(void *self, struct tr_visitor *v);
 
 /* Writes folder/snapshots/step-NNNNNNNN.h5: one dataset per tensor (its name as path; bf16 as uint16, int8 as int8 with its
- * scales in NAME.scale; attributes dtype and crc32c), words as uint64 datasets, root attributes format, version, step,
+ * scales in NAME.scale, zeros in NAME.zero; attributes dtype and crc32c), words as uint64 datasets, root attributes format, version, step,
  * recipe text; a checksum of the whole file in front (checkpoint/file.h). Compress packs by shuffle and deflate. Written
  * beside and renamed after fsync; then all but the newest `keep` are removed (0 = keep all), never the one just written.
  * Errors: TR_EFAIL (a full disk: the temporary is removed, older snapshots stay whole). */

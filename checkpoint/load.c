@@ -82,7 +82,7 @@ static int compare_tensor(struct loader *l, const char *name, const struct tr_te
     bool same = !strcmp(dtype, tr_dtype_name(t->dtype)) && file.dtype == t->dtype && tr_same_shape(&file, t);
     free(dtype);
     if (!same) return differs(l, name, here, there);
-    if (!ckpt_scale_view(t).ndim) return TR_OK;
+    if (!tr_quant_bytes(t)) return TR_OK;
     TR_TRY(tr_h5_attr_real(l->f, name, "group", &group));
     if (group == (double)t->quant.group) return TR_OK;
     snprintf(here, sizeof here, "int8 in groups of %" PRId64, t->quant.group);
@@ -114,13 +114,16 @@ done:
 static int load_tensor(void *self, const char *name, struct tr_tensor *t)
 {
     struct loader *l = self;
-    struct tr_tensor scale = ckpt_scale_view(t);
+    struct tr_tensor part[TR_QUANT_PARTS];
     if (!wanted(l, name)) return TR_OK;
     TR_TRY(l->write ? read_tensor(l, name, t) : compare_tensor(l, name, t));
-    if (!scale.ndim) return TR_OK;
     struct tr_buf b = { 0 };
-    int rc = tr_buf_printf(&b, "%s.scale", name);
-    if (rc == TR_OK) rc = l->write ? read_tensor(l, b.data, &scale) : compare_tensor(l, b.data, &scale);
+    int rc = TR_OK, n = tr_quant_views(t, part);
+    for (int i = 0; i < n && rc == TR_OK; i++) {
+        b.size = 0;
+        rc = tr_buf_printf(&b, "%s.%s", name, tr_quant_part[i]);
+        if (rc == TR_OK) rc = l->write ? read_tensor(l, b.data, &part[i]) : compare_tensor(l, b.data, &part[i]);
+    }
     tr_buf_release(&b);
     return rc;
 }

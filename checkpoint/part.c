@@ -23,11 +23,3 @@ bool ckpt_part_next(struct ckpt_parts *p, const struct tr_tensor *t, struct tr_t
     *view = t->ndim > 1 ? tr_rows_view(t, *begin * rows, *n * rows) : tr_cols_view(t, *begin, *n);
     return true;
 }
-
-struct tr_tensor ckpt_scale_view(const struct tr_tensor *t)
-{
-    struct tr_tensor none = { 0 };
-    if (t->dtype != TR_INT8 || !t->quant.scale) return none;
-    int64_t dim[2] = { tr_rows(t), (tr_cols(t) + t->quant.group - 1) / t->quant.group };
-    return tr_tensor_view(t->quant.scale, TR_F32, 2, dim);
-}

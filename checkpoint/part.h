@@ -12,7 +12,4 @@ struct ckpt_parts ckpt_parts(const struct tr_tensor *t);
 /* The next part: *view = rows [*begin, *begin + *n) of the first dimension. false at the end. */
 bool ckpt_part_next(struct ckpt_parts *p, const struct tr_tensor *t, struct tr_tensor *view, int64_t *begin, int64_t *n);
 
-/* The scales of an int8 tensor as a tensor of their own [rows, groups]; an empty one (ndim 0) for other types. */
-struct tr_tensor ckpt_scale_view(const struct tr_tensor *t);
-
 #endif

@@ -18,15 +18,19 @@ struct saver { struct tr_h5 *f; bool compress; };
 
 static int save_tensor(void *self, const char *name, struct tr_tensor *t);
 
-static int save_scale(struct saver *s, const char *name, const struct tr_tensor *t)
+/* Scales and zeros of int8 weights. */
+static int save_parts(struct saver *s, const char *name, const struct tr_tensor *t)
 {
-    struct tr_tensor scale = ckpt_scale_view(t);
+    struct tr_tensor part[TR_QUANT_PARTS];
     struct tr_buf b = { 0 };
-    if (!scale.ndim) return TR_OK;
-    int rc;
-    TR_GO(tr_buf_printf(&b, "%s.scale", name));
-    TR_GO(tr_h5_set_int(s->f, name, "group", t->quant.group));
-    rc = save_tensor(s, b.data, &scale);
+    int rc, n = tr_quant_views(t, part);
+    if (n) TR_TRY(tr_h5_set_int(s->f, name, "group", t->quant.group));
+    for (int i = 0; i < n; i++) {
+        b.size = 0;
+        TR_GO(tr_buf_printf(&b, "%s.%s", name, tr_quant_part[i]));
+        TR_GO(save_tensor(s, b.data, &part[i]));
+    }
+    rc = TR_OK;
 done:
     tr_buf_release(&b);
     return rc;
@@ -52,7 +56,7 @@ static int save_tensor(void *self, const char *name, struct tr_tensor *t)
     }
     TR_GO(tr_h5_set_text(s->f, name, "dtype", tr_dtype_name(t->dtype)));
     TR_GO(tr_h5_set_int(s->f, name, "crc32c", crc));
-    rc = save_scale(s, name, t);
+    rc = save_parts(s, name, t);
 done:
     tr_mem_free(host, size, TR_SNAPSHOT);
     return rc;

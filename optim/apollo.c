@@ -1,4 +1,4 @@
-/* APOLLO and APOLLO-Mini: the gradient is scaled by factors learnt in a random low-rank sketch of it.
+/* APOLLO, APOLLO-Mini and Q-APOLLO: the gradient is scaled by factors learnt in a random low-rank sketch of it.
  * Letters: G[M,N], rank R. Right side (M >= N): P[R,N], low = G P^T [M,R]; left: P[M,R], low = P^T G [R,N].
  * State: two moments shaped like low, f32; the norm of the last step; P is drawn again from a seed, never kept. */
 #include "libtrain/base/status.h"
@@ -11,31 +11,37 @@
 #include <string.h>
 
 enum { CHANNEL, TENSOR };
+enum { EVEN, PUBLISHED };   /* grids of int8 weights (kernel/int8.h) */
 
 struct apollo {
     struct opt_base base;
     double beta1, beta2, eps, scale;
     int64_t rank, update_gap;
-    int scale_type;
-    bool correct_bias, scale_front, disable_nl;
+    int scale_type, grid;
+    bool correct_bias, scale_front, disable_nl, stochastic_round;
 };
 struct apollo_state { struct tr_tensor m, v; uint64_t t; double last; };
 
-#define OPTIONS(RANK, TYPE, SCALE) { \
+#define OPTIONS(RANK, TYPE, SCALE, ...) { \
     { "weight_decay", TR_OPT_REAL, offsetof(struct apollo, base.weight_decay), "0", 0, 1e6, NULL, "decoupled, after the update" }, \
     { "beta1", TR_OPT_REAL, offsetof(struct apollo, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" }, \
     { "beta2", TR_OPT_REAL, offsetof(struct apollo, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" }, \
-    { "eps", TR_OPT_REAL, offsetof(struct apollo, eps), "1e-6", 0, 1, NULL, "added to the uncorrected root" }, \
-    { "correct_bias", TR_OPT_BOOL, offsetof(struct apollo, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" }, \
     { "rank", TR_OPT_INT, offsetof(struct apollo, rank), RANK, 1, 1 << 20, NULL, "rows of the sketch; at most the smaller side counts" }, \
     { "update_gap", TR_OPT_INT, offsetof(struct apollo, update_gap), "200", 1, 1e15, NULL, "updates between two draws of P" }, \
     { "scale", TR_OPT_REAL, offsetof(struct apollo, scale), SCALE, 0, 1e9, NULL, "its root multiplies the scaled gradient" }, \
     { "scale_type", TR_OPT_CHOICE, offsetof(struct apollo, scale_type), TYPE, 0, 0, "channel|tensor", "one factor per channel of the long side, or one per matrix" }, \
     { "scale_front", TR_OPT_BOOL, offsetof(struct apollo, scale_front), "false", 0, 0, NULL, "scale before the limiter; changes nothing but rounding" }, \
     { "disable_nl", TR_OPT_BOOL, offsetof(struct apollo, disable_nl), "false", 0, 0, NULL, "no limit on the growth of the step's norm" }, \
-    OPT_END }
-static const struct tr_option options[] = OPTIONS("256", "channel", "1");
-static const struct tr_option mini_options[] = OPTIONS("1", "tensor", "128");
+    __VA_ARGS__, OPT_END }
+#define HF_ORDER \
+    { "eps", TR_OPT_REAL, offsetof(struct apollo, eps), "1e-6", 0, 1, NULL, "added to the uncorrected root" }, \
+    { "correct_bias", TR_OPT_BOOL, offsetof(struct apollo, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" }
+static const struct tr_option options[] = OPTIONS("256", "channel", "1", HF_ORDER);
+static const struct tr_option mini_options[] = OPTIONS("1", "tensor", "128", HF_ORDER);
+static const struct tr_option q_options[] = OPTIONS("256", "channel", "1",
+    { "eps", TR_OPT_REAL, offsetof(struct apollo, eps), "1e-8", 0, 1, NULL, "added to the corrected root" },
+    { "stochastic_round", TR_OPT_BOOL, offsetof(struct apollo, stochastic_round), "true", 0, 0, NULL, "round weights up or down by chance, so that small steps are not lost; false: to nearest" },
+    { "grid", TR_OPT_CHOICE, offsetof(struct apollo, grid), "even", 0, 0, "even|published", "of int8 weights: even never leaves its ends; published is that of the authors' code, which cuts them" });
 
 static int64_t rank_of(const struct apollo *c, int64_t m, int64_t n)
 {
@@ -111,17 +117,39 @@ static int channel_factors(struct tr_tensor *f, const struct tr_tensor *u, const
     return rc;
 }
 
-static int update(const void *config, void *state, const struct opt_step *s)
+/* W = W - rate f G in W's own type; flat int8 weights (recorded runs) take the scaled gradient by their groups. */
+static int apply(const struct opt_step *s, const struct tr_tensor *f, int axis, const struct tr_apply *a)
+{
+    struct tr_tensor *w = &s->p->value, one = { 0 };
+    if (!f->data) tr_updates()->apply(w, s->grad, a);
+    else if (!w->quant.flat) tr_updates()->apply_scaled(w, s->grad, f, axis, a);
+    else {
+        TR_TRY(tr_tensor_arena(&one, TR_WORKSPACE, TR_F32, TR_DIMS(axis == 0 ? tr_cols(s->grad) : tr_rows(s->grad)), 0));
+        tr_kernels()->fill(&one, 1);
+        tr_updates()->scale_outer(s->grad, axis == 0 ? f : &one, axis == 0 ? &one : f);
+        tr_updates()->apply(w, s->grad, a);
+        tr_tensor_release(&one);
+    }
+    return TR_OK;
+}
+
+/* torch: both bias corrections are within u, not in the rate. */
+static int step(const void *config, void *state, const struct opt_step *s, bool torch)
 {
     const struct apollo *c = config;
     struct apollo_state *st = state;
-    struct tr_tensor low = { 0 }, u = { 0 }, f = { 0 };
+    struct tr_tensor low = { 0 }, u = { 0 }, f = { 0 }, draws;
     double norm, factor = 1, root = sqrt(c->scale);
     int64_t t = (int64_t)++st->t, m = tr_rows(s->grad), n = tr_cols(s->grad);
     int rc;
-    double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) };
-    struct tr_apply a = { 1, 0, (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    double corrected = sqrt(opt_correction(c->beta2, t)), rate = torch ? s->lr : c->correct_bias ? s->lr * corrected / opt_correction(c->beta1, t) : s->lr;
+    struct tr_adam h = { c->beta1, c->beta2, torch ? (float)(1 / corrected) : 1, (float)c->eps, opt_moment_key(s) };
+    struct tr_apply a = { .before = 1, .after = (float)(1 - s->lr * c->base.weight_decay), .published_grid = torch && c->grid == PUBLISHED };
+    if (!torch || c->stochastic_round) a.key = tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t);
+    if (torch && c->stochastic_round && s->given) {
+        TR_TRY(s->given->get(s->given->self, "uniform", t - 1, &draws));
+        a.draws = &draws;
+    }
     TR_GO(sketch(&low, c, s, st->t));
     TR_GO(tr_tensor_arena(&u, TR_WORKSPACE, TR_F32, 2, low.dim, 0));
     tr_updates()->adam_direction(&u, &st->m, &st->v, &low, &h);
@@ -132,16 +160,19 @@ static int update(const void *config, void *state, const struct opt_step *s)
         TR_GO(tr_tensor_arena(&f, TR_WORKSPACE, TR_F32, TR_DIMS(m >= n ? m : n), 0));
         TR_GO(channel_factors(&f, &u, &low, s->grad, &norm));
     }
+    if (torch) norm /= opt_correction(c->beta1, t), factor /= opt_correction(c->beta1, t); /* u's own correction */
     double by = c->scale_front ? limit(c, st, norm * root) : limit(c, st, norm);
     a.rate = (float)(rate * root * by * factor);
-    if (c->scale_type == TENSOR) tr_updates()->apply(&s->p->value, s->grad, &a);
-    else tr_updates()->apply_scaled(&s->p->value, s->grad, &f, m >= n ? 0 : 1, &a);
+    rc = apply(s, &f, m >= n ? 0 : 1, &a);
 done:
     tr_tensor_release(&f);
     tr_tensor_release(&u);
     tr_tensor_release(&low);
     return rc;
 }
+
+static int update(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, false); }
+static int update_q(const void *config, void *state, const struct opt_step *s) { return step(config, state, s, true); }
 
 static int visit(void *state, struct opt_lister *l)
 {
@@ -159,12 +190,17 @@ static int visit(void *state, struct opt_lister *l)
 static size_t bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_moment_size(config) * (size_t)(rank_of(config, m, n) * (m > n ? m : n)); }
 
 #define KIND(TABLE) .options = TABLE, .config_size = sizeof(struct apollo), .state_size = sizeof(struct apollo_state), .matrices_only = true, .bf16_moments = true, \
-    .rest = "adamw-hf", .init = init, .update = update, .visit = visit, .bytes = bytes, .source = "Zhu et al. 2024, APOLLO; apollo-torch"
+    .init = init, .visit = visit, .bytes = bytes, .source = "Zhu et al. 2024, APOLLO; apollo-torch"
 const struct opt_kind opt_apollo = {
-    KIND(options), .name = "apollo", .summary = "AdamW's step per channel, learnt in a random sketch of rank R",
+    KIND(options), .rest = "adamw-hf", .update = update, .name = "apollo", .summary = "AdamW's step per channel, learnt in a random sketch of rank R",
     .rule = "low = G P^T; u = Adam direction of low; f_j = |u_j|/|low_j| per channel; X = G f sqrt(scale), growth of |X| limited to 1 %; W = W - a X",
 };
 const struct opt_kind opt_apollo_mini = {
-    KIND(mini_options), .name = "apollo-mini", .summary = "SGD's memory with AdamW's step: one factor per matrix from a rank-1 sketch",
+    KIND(mini_options), .rest = "adamw-hf", .update = update, .name = "apollo-mini", .summary = "SGD's memory with AdamW's step: one factor per matrix from a rank-1 sketch",
     .rule = "as apollo with rank 1 and one factor |u|/|low| for the matrix; scale 128",
+};
+const struct opt_kind opt_q_apollo = {
+    KIND(q_options), .rest = "adamw", .rest_undecayed = true, .for_int8 = true, .update = update_q, .name = "q-apollo", .summary = "APOLLO on int8 weights, with torch's order of epsilon (mini: rank 1, scale_type tensor, scale 128)",
+    .rule = "as apollo with u = (m/(1 - beta1^t)) / (sqrt(v)/sqrt(1 - beta2^t) + eps), W = W - lr X, rounded stochastically to int8 on a new grid for each group of 128; "
+            "model.dtype = auto means int8 under it; what is no matrix takes AdamW without weight decay",
 };

@@ -24,16 +24,14 @@ int opt_offload_new(struct opt_offload **out, struct tr_spill *file, int64_t n)
     return TR_OK;
 }
 
-static size_t scale_bytes(const struct tr_tensor *t) { return t->quant.scale ? (size_t)(tr_rows(t) * tr_groups(t)) * sizeof(float) : 0; }
-
 /* A state is one run of bytes, in memory as in the file; each tensor begins at a place of its own. */
 static int move_out(struct opt_offload *o, struct slot *s, struct tr_tensor *t)
 {
     uint64_t ticket = tr_spill_write(o->file, s->at + s->bytes, t->data, tr_bytes(t));
     s->bytes += tr_spill_room(tr_bytes(t));
     if (t->quant.scale) {
-        ticket = tr_spill_write(o->file, s->at + s->bytes, t->quant.scale, scale_bytes(t));
-        s->bytes += tr_spill_room(scale_bytes(t));
+        ticket = tr_spill_write(o->file, s->at + s->bytes, t->quant.scale, tr_quant_bytes(t));
+        s->bytes += tr_spill_room(tr_quant_bytes(t));
     }
     int rc = tr_spill_wait(o->file, ticket);
     struct tr_tensor shape = *t;
@@ -41,7 +39,7 @@ static int move_out(struct opt_offload *o, struct slot *s, struct tr_tensor *t)
     *t = shape;
     t->owner = 0;
     t->data = NULL;
-    t->quant.scale = NULL;
+    tr_quant_point(t, NULL);
     s->tensor[s->n++] = t;
     return rc;
 }
@@ -68,8 +66,8 @@ static void point(struct slot *s, char *memory)
         t->data = memory;
         if (memory) memory += tr_spill_room(tr_bytes(t));
         if (t->dtype != TR_INT8) continue;
-        t->quant.scale = (float *)(void *)memory;
-        if (memory) memory += tr_spill_room(scale_bytes(t));
+        tr_quant_point(t, memory);
+        if (memory) memory += tr_spill_room(tr_quant_bytes(t));
     }
 }
 

@@ -59,6 +59,8 @@ struct opt_kind {
     size_t config_size, state_size;
     bool matrices_only;                           /* embeddings, head, norms and biases take `rest` */
     const char *rest;
+    bool rest_undecayed;                          /* and have no weight decay */
+    bool for_int8;                                /* made for int8 weights: model.dtype = auto means these */
     bool bf16_moments;                            /* init and bytes follow the configuration's `moments` */
     const char *in_8bit;                          /* the kind that is this one with moments in 8 bits; NULL: none is */
     bool by_rows;                                 /* an update of some rows needs those rows alone: ranks may share a matrix */

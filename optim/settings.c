@@ -175,6 +175,7 @@ static int setting_build(struct opt_setting *s, const struct opt_entry *e, size_
             if (group && pass == 0 && !in_table(common_options, e[i].key) && !in_table(s->kind->options, e[i].key)) continue; /* the group has another kind */
             TR_TRY(set_key(s, &e[i]));
         }
+    if (s->rest && s->kind->rest_undecayed) ((struct opt_base *)s->rest_config)->weight_decay = 0;
     if (s->kind->check) TR_TRY(s->kind->check(s->config));
     set_moments(s, s->kind, s->config);
     if (s->rest) set_moments(s, s->rest, s->rest_config);

@@ -214,7 +214,7 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
     TR_TRY(tr_calloc(&item, (size_t)n, sizeof *item));
     for (int64_t i = 0; i < n; i++) {
         const struct tr_tensor *w = &j->net->param[i].value;
-        size_t weight = j->net->sharded ? tr_bytes(w) + sizeof(float) * (size_t)(tr_rows(w) * tr_groups(w)) : 0;
+        size_t weight = j->net->sharded ? tr_bytes(w) + tr_quant_bytes(w) : 0;
         item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes + weight };
     }
     int rc = par_deal(j->first, item, n, j->comm->size);

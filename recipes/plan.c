@@ -84,7 +84,7 @@ done:
 static double traffic(const struct job *j)
 {
     double n = (double)tr_shape_params(&j->shape), others = (double)(j->comm->size - 1) / j->comm->size;
-    double weight = j->r->model.dtype == RECIPE_BF16 ? 2 : j->r->model.dtype == RECIPE_INT8 ? 1 + 4.0 / TR_QUANT_GROUP : 4;
+    double weight = j->r->model.dtype == RECIPE_BF16 ? 2 : j->r->model.dtype == RECIPE_INT8 ? 1 + 5.0 / TR_QUANT_GROUP : 4;
     if (j->r->parallel.zero == 3) {
         double vocabulary = (double)(j->shape.vocab * j->shape.hidden), blocks = n - vocabulary * (j->shape.tied ? 1 : 2);
         return others * (double)j->rounds * (4 * n + weight * (2 * blocks + 2 * vocabulary));

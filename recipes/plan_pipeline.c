@@ -156,7 +156,7 @@ static int cost(struct pipeline *p, const struct recipe *r, const struct model *
         shard[k] = m->tokens * (m->vocab / ranks * m->element + m->width * m->element + (s->vocabulary == PAR_VOCABULARY_ALG2 ? 4 * m->width : 0));
         p->params[k] += (1 - plain) * (m->head.params + m->embed.params) / ranks;
         p->state[k] += (1 - plain) * (m->head.state + m->embed.state) / ranks;
-        double weight = r->model.dtype == RECIPE_F32 ? 4 : r->model.dtype == RECIPE_INT8 ? 1 + 4.0 / TR_QUANT_GROUP : 2;
+        double weight = r->model.dtype == RECIPE_F32 ? 4 : r->model.dtype == RECIPE_INT8 ? 1 + 5.0 / TR_QUANT_GROUP : 2;
         p->weights[k] = p->params[k] * (weight / (zero >= 3 ? data : 1) + 4 / (zero >= 2 ? data : 1)) + p->state[k] / (zero >= 1 ? data : 1);
         p->rest[k] += ranks > 1 ? 4 * buffers : 0;
     }

@@ -25,7 +25,7 @@ static const struct tr_option model_options[] = {
     { "rope_theta", TR_OPT_REAL, AT(model.rope_theta), "0", 0, 1e12, NULL, "base of the rotary frequencies; 0 = 10000" },
     { "norm_eps", TR_OPT_REAL, AT(model.norm_eps), "0", 0, 1, NULL, "epsilon of the norms; 0 = 1e-6 (gpt2: 1e-5)" },
     { "tokenizer", TR_OPT_TEXT, AT(model.tokenizer), "", 0, 0, NULL, "tokenizer.json, folder or .gguf when not inside path; bytes = raw bytes" },
-    { "dtype", TR_OPT_CHOICE, AT(model.dtype), "auto", 0, 0, "auto|f32|bf16|int8", "type of the weights; auto = bf16 for a model read from path, f32 from scratch" },
+    { "dtype", TR_OPT_CHOICE, AT(model.dtype), "auto", 0, 0, "auto|f32|bf16|int8", "type of the weights; auto = bf16 for a model read from path, f32 from scratch, int8 under q-apollo" },
     { "compute", TR_OPT_CHOICE, AT(model.compute), "auto", 0, 0, "auto|f32|bf16", "type of the arithmetic; auto = bf16 for bf16 and int8 weights where the CPU has it, else f32" },
     END
 };
@@ -284,7 +284,8 @@ static int check(struct recipe *r)
     if (r->train.batch % r->train.micro_batch)
         return tr_fail(TR_EINPUT, "train.batch = %" PRId64 " (%s): train.micro_batch = %" PRId64 " does not divide it", r->train.batch, p, r->train.micro_batch);
     if (r->train.min_lr > r->train.lr) return tr_fail(TR_EINPUT, "train.min_lr = %g (%s): it is above train.lr = %g", r->train.min_lr, p, r->train.lr);
-    if (r->model.dtype == RECIPE_DTYPE_AUTO) r->model.dtype = r->model.path[0] ? RECIPE_BF16 : RECIPE_F32;
+    const struct opt_kind *kind = opt_find(recipe_optimizer(r));
+    if (r->model.dtype == RECIPE_DTYPE_AUTO) r->model.dtype = kind && kind->for_int8 ? RECIPE_INT8 : r->model.path[0] ? RECIPE_BF16 : RECIPE_F32;
     TR_TRY(refuse_unbuilt(r));
     if (r->memory.offload == RECIPE_OFFLOAD_HOST)
         return tr_fail(TR_EINPUT, "memory.offload = host (%s): on a CPU everything is in the host's memory already, nothing would be saved; set memory.offload = disk or none", p);
@@ -328,13 +329,19 @@ static bool given(const char *key, const char *const *sets, size_t n_sets)
     return false;
 }
 
+const char *recipe_optimizer(const struct recipe *r)
+{
+    const char *name = "adamw";
+    for (size_t i = 0; i < r->n_optimizer; i++)
+        if (!strcmp(r->optimizer[i].section, "optimizer") && !strcmp(r->optimizer[i].key, "name")) name = r->optimizer[i].value;
+    return name;
+}
+
 /* Keys that only other optimizers have; one that none has stays and is refused. */
 static void drop_foreign(struct recipe *r)
 {
-    const char *name = "adamw";
+    const char *name = recipe_optimizer(r);
     size_t kept = 0;
-    for (size_t i = 0; i < r->n_optimizer; i++)
-        if (!strcmp(r->optimizer[i].section, "optimizer") && !strcmp(r->optimizer[i].key, "name")) name = r->optimizer[i].value;
     for (size_t i = 0; i < r->n_optimizer; i++) {
         struct opt_entry *e = &r->optimizer[i];
         if (!strcmp(e->section, "optimizer") && opt_find(name) && !opt_has_key(name, e->key) && opt_has_key(NULL, e->key)) entry_release(e);

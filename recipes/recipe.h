@@ -47,6 +47,8 @@ int recipe_load(struct recipe *r, const char *path, const char *const *sets, siz
 int recipe_load_member(struct recipe *r, const char *path, const char *const *sets, size_t n_sets, const char *member);
 /* One override "section.key=value" more; combinations are not checked. */
 int recipe_set(struct recipe *r, const char *text);
+/* The optimizer of what no group matches; the recipe's. */
+const char *recipe_optimizer(const struct recipe *r);
 /* Another optimizer for what no group matches, with its defaults (weight_decay stays). */
 int recipe_set_optimizer(struct recipe *r, const char *name);
 void recipe_release(struct recipe *r);

@@ -16,11 +16,12 @@ static const struct { const char *recorded, *kind, *key, *value, *unused; } name
     { "galore_adamw", "galore" }, { "galore_full", "galore" }, { "galore_adamw8bit", "galore-8bit" }, { "frugal_svd", "frugal" }, { "frugal_svd_keep", "frugal" }, { "frugal_random", "frugal" }, { "frugal_randperm", "frugal" }, { "frugal_columns", "frugal" },
     { "frugal_columns_keep", "frugal" }, { "frugal_rows", "frugal" }, { "frugal_randk", "frugal" }, { "frugal_lion_columns", "frugal-lion" }, { "apollo_mini_front", "apollo-mini" }, { "apollo_no_limiter", "apollo" }, { "apollo_svd", "apollo" },
     { "frugal_sgd_columns", "frugal-sgd", "sgd_start", "code", "beta1 beta2 eps correct_bias" },
+    { "q_apollo", "q-apollo", "grid", "published" }, { "q_apollo_mini_nearest", "q-apollo", "grid", "published" },
     { "frugal_block_random", "frugal" }, { "frugal_block_descending", "frugal" }, { "mezo", "zo-sgd" }, { "zo_sgd_one_side", "zo-sgd" }, { "zo_sgd_q", "zo-sgd" }, { "zo_block_coordinate", "zo-sgd" }, { "zo_block_joint", "zo-sgd" }, { "zo_sparse", "zo-sgd" },
 };
 
 /* Attributes that say how something was computed that the file hands over, or what is always so here. */
-static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "state_full", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" },
+static const struct { const char *name, *is; } known[] = { { "proj", NULL }, { "state_full", NULL }, { "proj_type", "std" }, { "block_size", "256" }, { "group_size", "128" }, { "clip_grad_norm", "0" }, { "clip_grad_value", "0" },
     { "momentum", "0" }, { "weight_decay", "0" }, { "blockwise", "none" }, { "q", "1" }, { "perturbation_mode", "two_side" } };
 
 int replay_path(char **out, const char *name, const char *what)
@@ -111,52 +112,6 @@ done:
     return rc;
 }
 
-/* ---- parameters */
-
-static int add_param(void *self, const char *name, bool is_group)
-{
-    struct replay *r = self;
-    char *group = NULL, *path = NULL, *role = NULL;
-    enum tr_dtype type;
-    int ndim, gdim, rc;
-    int64_t dim[4], grad[4];
-    struct tr_param *p = &r->param[r->n];
-    if (r->n == r->room) return tr_fail(TR_EINPUT, "'%s' has more than %" PRId64 " parameters", r->path, r->room);
-    if (!is_group || strlen(name) >= sizeof p->name) return tr_fail(TR_EINPUT, "'/param/%.80s' (%s): it is no parameter", name, r->path);
-    *p = (struct tr_param){ .index = (int)r->n, .trainable = true, .layer = 1 };
-    r->rec[r->n++].p = p;
-    strcpy(p->name, name);
-    TR_GO(replay_path(&group, name, NULL));
-    TR_GO(tr_h5_attr_text(r->in, group, "role", &role));
-    p->role = !strcmp(role, "matrix") ? TR_MATRIX : !strcmp(role, "embedding") ? TR_EMBEDDING : TR_NORM;
-    bool losses = r->kind->needs != OPT_GRADIENT;
-    TR_GO(replay_path(&path, name, losses ? "z" : "grad"));
-    TR_GO(tr_h5_info(r->in, path, &type, &gdim, grad));
-    if (losses && gdim > 1 && r->draws > 1) { /* [steps, draws, shape] */
-        if (grad[1] != r->draws) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): it must hold q directions a step", path, r->path));
-        gdim--;
-        for (int i = 1; i < gdim; i++) grad[i] = grad[i + 1];
-    }
-    free(path);
-    path = NULL;
-    TR_GO(replay_path(&path, name, "init"));
-    TR_GO(tr_h5_info(r->in, path, &type, &ndim, dim));
-    bool fits = gdim == ndim + 1 && ndim <= 2 && grad[0] == r->steps && (p->role == TR_NORM) == (ndim == 1);
-    for (int i = 0; fits && i < ndim; i++) fits = grad[i + 1] == dim[i] && dim[i] > 0;
-    if (!fits) TR_GO(tr_fail(TR_EINPUT, "'/%s' (%s): init must be [rows, columns] or [n] as the role says, %s [steps, the same]", group, r->path, losses ? "z" : "grad"));
-    TR_GO(tr_tensor_new(&p->value, TR_WEIGHTS, TR_F32, ndim, dim));
-    float *host;
-    TR_GO(tr_calloc(&host, (size_t)tr_count(&p->value), sizeof *host));
-    rc = tr_h5_read(r->in, path, TR_F32, host);
-    if (rc == TR_OK) tr_tensor_write(&p->value, host);
-    free(host);
-done:
-    free(role);
-    free(path);
-    free(group);
-    return rc;
-}
-
 /* ---- what was drawn */
 
 static int get_given(void *self, const char *what, int64_t k, struct tr_tensor *out)
@@ -170,15 +125,17 @@ static int get_given(void *self, const char *what, int64_t k, struct tr_tensor *
     float *host = NULL;
     if (c->n_given == 4) return tr_fail(TR_EFAIL, "an update asks for more than four draws; this is a defect of the program");
     struct tr_tensor *t = &c->given[c->n_given];
-    int rc = tr_buf_printf(&path, "param/%s/%s/%" PRId64, c->p->name, what, k);
+    bool by_step = !strcmp(what, "uniform");   /* a dataset [steps, shape] instead of one for each draw */
+    int rc = by_step ? tr_buf_printf(&path, "param/%s/%s", c->p->name, what) : tr_buf_printf(&path, "param/%s/%s/%" PRId64, c->p->name, what, k);
     if (rc == TR_OK && !tr_h5_has(r->in, path.data)) rc = tr_fail(TR_EINPUT, "'/%s' (%s): it is missing", path.data, r->path);
     if (rc == TR_OK) rc = tr_h5_info(r->in, path.data, &type, &ndim, dim);
+    if (by_step) ndim = c->p->value.ndim, memcpy(dim, c->p->value.dim, sizeof dim);
     if (rc == TR_OK) rc = tr_tensor_arena(t, TR_WORKSPACE, TR_F32, ndim, dim, 0);
     if (rc == TR_OK) {
         c->n_given++;
         rc = tr_calloc(&host, (size_t)tr_count(t), sizeof *host);
     }
-    if (rc == TR_OK) rc = tr_h5_read(r->in, path.data, TR_F32, host);
+    if (rc == TR_OK) rc = by_step ? replay_row(r, c->p, what, k, host) : tr_h5_read(r->in, path.data, TR_F32, host);
     if (rc == TR_OK) {
         tr_tensor_write(t, host);
         *out = *t;
@@ -229,6 +186,16 @@ done:
     return rc;
 }
 
+static void read_weight(const struct tr_param *p, float *host)
+{
+    if (p->value.dtype != TR_INT8) {
+        tr_tensor_read(&p->value, host);
+        return;
+    }
+    struct tr_tensor by_group = tr_flat_view(&p->value), to = tr_tensor_view(host, TR_F32, 2, by_group.dim);
+    tr_kernels()->copy(&to, &by_group);
+}
+
 int replay_write(struct replay *r, const struct tr_param *p, int64_t t, float *host)
 {
     char *to = NULL;
@@ -238,7 +205,7 @@ int replay_write(struct replay *r, const struct tr_param *p, int64_t t, float *h
         int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
         TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, all, false));
     }
-    tr_tensor_read(&p->value, host);
+    read_weight(p, host);
     rc = tr_h5_write_rows(r->out, to, TR_F32, t, 1, host);
 done:
     free(to);
@@ -281,7 +248,7 @@ int recipe_replay(const char *in, const char *out)
     TR_GO(tr_h5_list(r.in, "param", count_one, &r.room));
     TR_GO(tr_calloc(&r.param, (size_t)r.room + 1, sizeof *r.param));
     TR_GO(tr_calloc(&r.rec, (size_t)r.room + 1, sizeof *r.rec));
-    TR_GO(tr_h5_list(r.in, "param", add_param, &r));
+    TR_GO(tr_h5_list(r.in, "param", replay_param, &r));
     if (r.kind->needs != OPT_GRADIENT) TR_GO(replay_blocks(&r));
     struct opt_setup setup = { .entry = r.entry, .n = r.n_entries, .path = in, .seed = 1, .lr = r.lr };
     TR_GO(opt_new(&o, &setup, r.param, r.n));

@@ -1,4 +1,4 @@
-/* A recorded run that is being replayed. Private to replay.c and replay_losses.c. */
+/* A recorded run that is being replayed. Private to replay*.c. */
 #ifndef RECIPE_REPLAY_IMPL_H
 #define RECIPE_REPLAY_IMPL_H
 #include "libtrain/base/h5.h"
@@ -21,6 +21,8 @@ struct replay {
 
 /* *out = "param/NAME", with "/WHAT" behind it unless NULL. */
 int replay_path(char **out, const char *name, const char *what);
+/* One more parameter of the run (self: struct replay), as tr_h5_list calls. */
+int replay_param(void *self, const char *name, bool is_group);
 /* Row t of a dataset [steps, shape] of the parameter, into host memory. */
 int replay_row(const struct replay *r, const struct tr_param *p, const char *what, int64_t t, float *host);
 /* The weight after step t; host is room for it. */

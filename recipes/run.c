@@ -123,6 +123,8 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     tr_info("%.1f M parameters, %s weights; %" PRId64 " examples, %" PRId64 " counted tokens; %" PRId64 " steps of %" PRId64 " sequences",
             (double)tr_shape_params(&j->shape) / 1e6, tr_dtype_name(r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32),
             c.examples, c.counted, j->steps, j->batch);
+    if (opt_find(recipe_optimizer(r))->for_int8 && r->model.dtype != RECIPE_INT8)
+        tr_info("%s is made for int8 weights: model.dtype = int8 (or auto) gives it those", recipe_optimizer(r));
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
     tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);

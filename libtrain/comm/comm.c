@@ -148,9 +148,10 @@ done:
     if (in) tr_arena_free(in, TR_COMMUNICATION);
     if (out) tr_arena_free(out, TR_COMMUNICATION);
     free(k.in);
-    if (rc != TR_OK || !t->quant.scale) return rc;
-    struct tr_tensor scales = tr_scales_view(t), own_scales = own ? tr_scales_view(own) : scales;
-    return tr_comm_gather_rows(c, &scales, own ? &own_scales : NULL, first);
+    struct tr_tensor parts[TR_QUANT_PARTS], own_parts[TR_QUANT_PARTS];
+    if (own) tr_quant_views(own, own_parts);
+    for (int i = 0, n = tr_quant_views(t, parts); i < n && rc == TR_OK; i++) rc = tr_comm_gather_rows(c, &parts[i], own ? &own_parts[i] : NULL, first);
+    return rc;
 }
 
 /* ---- small ones */

@@ -6,8 +6,9 @@
 #include "libtrain/base/rng.h"
 #include "libtrain/tensor/tensor.h"
 
-/* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. */
-struct tr_apply { float before, rate, after; struct tr_key key; };
+/* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. Of int8 weights
+ * only: draws are f32 uniforms of the weight's shape instead of the key's, published_grid as kernel/int8.h says. */
+struct tr_apply { float before, rate, after; struct tr_key key; const struct tr_tensor *draws; bool published_grid; };
 
 /* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. Moments in bf16 are
  * rounded with `key` as weights are. */

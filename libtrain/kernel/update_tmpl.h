@@ -1,6 +1,7 @@
 /* The loops of update.h, compiled once for each instruction set: written plainly so that the compiler vectorises them.
  * Before including: NAME(x) gives the symbol of this variant. */
 #include "libtrain/base/normal.h"
+#include "libtrain/kernel/int8.h"
 #include "libtrain/kernel/update.h"
 #include <math.h>
 #include <stdlib.h>
@@ -29,9 +30,9 @@ static inline void load(float *restrict out, const struct tr_tensor *t, int64_t 
         const uint16_t *x = (const uint16_t *)t->data + r * t->ld + c;
         for (int64_t i = 0; i < n; i++) out[i] = tr_bf16_to_f32(x[i]);
     } else { /* int8: chunks begin at a group */
-        const int8_t *x = (const int8_t *)t->data + r * t->ld + c;
+        const int8_t *x = (const int8_t *)t->data + r * t->ld + c, *zero = t->quant.zero + r * tr_groups(t) + c / TR_QUANT_GROUP;
         const float *scale = t->quant.scale + r * tr_groups(t) + c / TR_QUANT_GROUP;
-        for (int64_t i = 0; i < n; i++) out[i] = (float)x[i] * scale[i / TR_QUANT_GROUP];
+        for (int64_t i = 0; i < n; i++) out[i] = (float)(x[i] - zero[i / TR_QUANT_GROUP]) * scale[i / TR_QUANT_GROUP];
     }
 }
 
@@ -67,24 +68,26 @@ static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64
 /* Another stream of the same key. */
 static inline struct tr_key second(struct tr_key k) { return k.k[0] || k.k[1] ? (struct tr_key){ { k.k[0] ^ 0x85EBCA6Bu, k.k[1] + 0x9E3779B9u } } : k; }
 
-/* int8 with a new scale for each group and stochastic rounding: floor(x / scale + u), u uniform in [0,1). The largest
- * magnitude is 127 scales exactly, so nothing is clipped. */
-static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_key key)
+/* int8 with a new grid for each group, rounded stochastically (key {0,0}: to nearest); `draws`: the uniforms instead of the key's. */
+static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, const struct tr_apply *a)
 {
     int8_t *q = (int8_t *)t->data + r * t->ld + c;
-    float *scale = t->quant.scale + r * tr_groups(t) + c / TR_QUANT_GROUP;
+    int64_t first_group = r * tr_groups(t) + c / TR_QUANT_GROUP;
     uint32_t first = (uint32_t)(r * tr_cols(t) + c);
-    for (int64_t g = 0; g < n; g += TR_QUANT_GROUP) {
-        int64_t end = n - g < TR_QUANT_GROUP ? n : g + TR_QUANT_GROUP;
-        float most = 0;
-        for (int64_t i = g; i < end; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        float by = most > 0 ? 127 / most : 0;
-        scale[g / TR_QUANT_GROUP] = most / 127;
-        for (int64_t i = g; i < end; i++) {
-            float y = x[i] * by + (float)noise(first + (uint32_t)i, key) * 0x1p-16f + 128.0f; /* positive: cutting is floor */
-            int32_t v = (int32_t)y - 128;
-            q[i] = (int8_t)(v > 127 ? 127 : v < -127 ? -127 : v);
+    bool nearest = !a->draws && !a->key.k[0] && !a->key.k[1];
+    for (int64_t k = 0; k < n; k += TR_QUANT_GROUP) {
+        int64_t size = n - k < TR_QUANT_GROUP ? n - k : TR_QUANT_GROUP;
+        float u[TR_QUANT_GROUP];
+        struct tr_grid8 grid = tr_grid8(x + k, size, a->published_grid);
+        t->quant.scale[first_group + k / TR_QUANT_GROUP] = grid.scale;
+        t->quant.zero[first_group + k / TR_QUANT_GROUP] = (int8_t)grid.zero;
+        if (nearest) {
+            tr_grid8_nearest(q + k, x + k, size, grid);
+            continue;
         }
+        if (a->draws) load(u, a->draws, r, c + k, size);
+        else for (int64_t i = 0; i < size; i++) u[i] = (float)noise(first + (uint32_t)(k + i), a->key) * 0x1p-16f;
+        tr_grid8_stochastic(q + k, x + k, u, size, grid);
     }
 }
 
@@ -93,12 +96,19 @@ static inline void step_weight(struct tr_tensor *w, int64_t r, int64_t c, int64_
     float u[CHUNK];
     load(u, w, r, c, n);
     for (int64_t i = 0; i < n; i++) u[i] = (a->before * u[i] - a->rate * x[i]) * a->after;
-    if (w->dtype == TR_INT8) store_int8(w, r, c, n, u, a->key);
+    if (w->dtype == TR_INT8) store_int8(w, r, c, n, u, a);
     else store_weight(w, r, c, n, u, a->key);
 }
 
 static void NAME(apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a)
 {
+    if (w->quant.flat) {
+        struct tr_tensor by_group = tr_flat_view(w), same = tr_reshape(g, 2, by_group.dim), u;
+        struct tr_apply flat = *a;
+        if (a->draws) u = tr_reshape(a->draws, 2, by_group.dim), flat.draws = &u;
+        NAME(apply)(&by_group, &same, &flat);
+        return;
+    }
     ROWS_IN_PARALLEL(w) CHUNKS(c, n, tr_cols(w)) {
         float x[CHUNK];
         load(x, g, r, c, n);

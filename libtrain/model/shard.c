@@ -26,7 +26,7 @@ static void let_go(struct tr_weight *w)
     struct tr_tensor shape = w->value;
     tr_tensor_release(&w->value);
     shape.data = NULL;
-    shape.quant.scale = NULL;
+    tr_quant_point(&shape, NULL);
     shape.owner = 0;
     w->value = shape;
 }

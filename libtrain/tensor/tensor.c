@@ -53,9 +53,17 @@ static int shape(struct tr_tensor *t, enum tr_dtype dtype, int ndim, const int64
     return TR_OK;
 }
 
-static size_t scale_bytes(const struct tr_tensor *t)
+size_t tr_quant_bytes(const struct tr_tensor *t)
 {
-    return t->dtype == TR_INT8 ? (size_t)(tr_rows(t) * tr_groups(t)) * sizeof(float) : 0;
+    if (t->dtype != TR_INT8 || t->quant.group <= 0) return 0;
+    int64_t groups = t->quant.flat ? tr_count(t) / t->quant.group : tr_rows(t) * tr_groups(t);
+    return (size_t)groups * (sizeof *t->quant.scale + sizeof *t->quant.zero);
+}
+
+void tr_quant_point(struct tr_tensor *t, void *block)
+{
+    t->quant.scale = block;
+    t->quant.zero = block ? (int8_t *)(t->quant.scale + tr_quant_bytes(t) / (sizeof *t->quant.scale + sizeof *t->quant.zero)) : NULL;
 }
 
 int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim)
@@ -64,10 +72,10 @@ int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, 
     TR_TRY(tr_mem_alloc(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_MEM + c);
     if (dtype != TR_INT8) return TR_OK;
-    void *scale = NULL;
+    void *block = NULL;
     t->quant.group = TR_QUANT_GROUP;
-    int rc = tr_mem_alloc(&scale, scale_bytes(t), c);
-    t->quant.scale = scale;
+    int rc = tr_mem_alloc(&block, tr_quant_bytes(t), c);
+    tr_quant_point(t, block);
     if (rc != TR_OK) tr_tensor_release(t);
     return rc;
 }
@@ -78,10 +86,10 @@ int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype
     TR_TRY(tr_arena_alloc(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_ARENA + c);
     if (dtype != TR_INT8) return TR_OK;
-    void *scale = NULL;
+    void *block = NULL;
     t->quant.group = TR_QUANT_GROUP;
-    int rc = tr_arena_alloc(&scale, scale_bytes(t), c);
-    t->quant.scale = scale;
+    int rc = tr_arena_alloc(&block, tr_quant_bytes(t), c);
+    tr_quant_point(t, block);
     if (rc != TR_OK) tr_tensor_release(t);
     return rc;
 }
@@ -93,7 +101,7 @@ void tr_tensor_release(struct tr_tensor *t)
         tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
     } else if (t->owner >= OWNER_MEM) {
         enum tr_category c = (enum tr_category)(t->owner - OWNER_MEM);
-        if (t->quant.scale) tr_mem_free(t->quant.scale, scale_bytes(t), c);
+        if (t->quant.scale) tr_mem_free(t->quant.scale, tr_quant_bytes(t), c);
         tr_mem_free(t->data, owned_bytes(t), c);
     }
     *t = (struct tr_tensor){ 0 };
@@ -115,13 +123,29 @@ struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t 
     v.dim[0] = n;
     v.dim[1] = tr_cols(t);
     if (t->data) v.data = (char *)t->data + (size_t)(begin * t->ld) * tr_dtype_size(t->dtype);
-    if (t->quant.scale) v.quant.scale += begin * tr_groups(t);
+    if (t->quant.scale) {
+        v.quant.scale += begin * tr_groups(t);
+        v.quant.zero += begin * tr_groups(t);
+    }
     return v;
 }
 
-struct tr_tensor tr_scales_view(const struct tr_tensor *t)
+const char *const tr_quant_part[TR_QUANT_PARTS] = { "scale", "zero" };
+
+int tr_quant_views(const struct tr_tensor *t, struct tr_tensor view[TR_QUANT_PARTS])
 {
-    return tr_tensor_view(t->quant.scale, TR_F32, 2, (int64_t[]){ tr_rows(t), tr_groups(t) });
+    if (t->dtype != TR_INT8 || !t->quant.scale) return 0;
+    int64_t dim[2] = { tr_rows(t), tr_groups(t) };
+    view[0] = tr_tensor_view(t->quant.scale, TR_F32, 2, dim);
+    view[1] = tr_tensor_view(t->quant.zero, TR_INT8, 2, dim);
+    return TR_QUANT_PARTS;
+}
+
+struct tr_tensor tr_flat_view(const struct tr_tensor *t)
+{
+    struct tr_tensor v = tr_reshape(t, 2, (int64_t[]){ tr_count(t) / t->quant.group, t->quant.group });
+    v.quant.flat = false;
+    return v;
 }
 
 struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n)
@@ -166,9 +190,10 @@ int tr_tensor_copy(struct tr_tensor *to, const struct tr_tensor *from)
 {
     if (!tr_count(from)) return TR_OK;
     TR_TRY(copy_values(to, from));
-    if (!from->quant.scale) return TR_OK;
-    struct tr_tensor a = tr_scales_view(from), b = tr_scales_view(to);
-    return copy_values(&b, &a);
+    struct tr_tensor a[TR_QUANT_PARTS], b[TR_QUANT_PARTS];
+    tr_quant_views(to, b);
+    for (int i = 0, n = tr_quant_views(from, a); i < n; i++) TR_TRY(copy_values(&b[i], &a[i]));
+    return TR_OK;
 }
 
 bool tr_same_shape(const struct tr_tensor *a, const struct tr_tensor *b)

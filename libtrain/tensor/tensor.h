@@ -13,8 +13,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* int8 weights: value[o][c] = scale[o][c / group] * int8, scales f32 [rows, ceil(cols / group)]. */
-struct tr_quant { float *scale; int64_t group; };
+/* int8 weights: value[o][c] = scale[o][c / group] (int8 - zero[o][c / group]), both [rows, ceil(cols / group)]; the zeros
+ * lie behind the scales in one block. flat: groups run through the whole matrix, row after row, as in recorded runs; only
+ * `apply` of kernel/update.h takes such weights. */
+struct tr_quant { float *scale; int8_t *zero; int64_t group; bool flat; };
 enum { TR_QUANT_GROUP = 128 };
 
 struct tr_tensor {
@@ -46,12 +48,19 @@ struct tr_tensor tr_tensor_view(void *data, enum tr_dtype dtype, int ndim, const
 /* Rows [begin, begin + n) and columns [begin, begin + n) of a matrix, borrowed. */
 struct tr_tensor tr_rows_view(const struct tr_tensor *t, int64_t begin, int64_t n);
 struct tr_tensor tr_cols_view(const struct tr_tensor *t, int64_t begin, int64_t n);
-/* The scales of int8 weights as a matrix [rows, groups], borrowed. */
-struct tr_tensor tr_scales_view(const struct tr_tensor *t);
+/* What belongs to int8 weights besides their bytes: scales and zeros as matrices [rows, groups], borrowed. How many: 2, or
+ * 0 for other types and for shapes without bytes. */
+enum { TR_QUANT_PARTS = 2 };
+extern const char *const tr_quant_part[TR_QUANT_PARTS];   /* "scale", "zero" */
+int tr_quant_views(const struct tr_tensor *t, struct tr_tensor view[TR_QUANT_PARTS]);
+size_t tr_quant_bytes(const struct tr_tensor *t);         /* of both; 0 for other types */
+void tr_quant_point(struct tr_tensor *t, void *block);    /* at a block of so many bytes; NULL: at none */
+/* Flat int8 weights with a group in each row, borrowed. */
+struct tr_tensor tr_flat_view(const struct tr_tensor *t);
 /* The same bytes seen as a matrix [rows, cols] or under another shape (dense tensors only). */
 struct tr_tensor tr_reshape(const struct tr_tensor *t, int ndim, const int64_t *dim);
 
-/* Bytes of `from` into `to`, of the same type and shape, scales of int8 too, through host memory a few rows at a time (category
+/* Bytes of `from` into `to`, of the same type and shape, scales and zeros of int8 too, through host memory a few rows at a time (category
  * communication). Errors: TR_EFAIL. */
 int tr_tensor_copy(struct tr_tensor *to, const struct tr_tensor *from);
 

@@ -53,7 +53,7 @@ static void state_fill(struct state *s, int64_t step)
         uint32_t x = (uint32_t)(step * 977 + i * 31 + 1);
         for (size_t k = 0; k < tr_bytes(&s->own[i]); k++) p[k] = (unsigned char)((x = x * 1664525u + 1013904223u) >> 24);
     }
-    for (int i = 0; i < N_SCALES; i++) s->own[QUANT].quant.scale[i] = (float)(step + i);
+    for (int i = 0; i < N_SCALES; i++) s->own[QUANT].quant.scale[i] = (float)(step + i), s->own[QUANT].quant.zero[i] = (int8_t)(i - step);
     for (int i = 0; i < 3; i++) s->words[i] = UINT64_MAX - (uint64_t)(step * 3 + i);
 }
 
@@ -77,7 +77,7 @@ static void assert_is_step(const struct state *s, int64_t step)
                 assert_memory_equal((uint16_t *)s->view.data + r * 48, (uint16_t *)want.view.data + r * 48, 66);
         else assert_memory_equal(s->own[i].data, want.own[i].data, tr_bytes(&want.own[i]));
     }
-    assert_memory_equal(s->own[QUANT].quant.scale, want.own[QUANT].quant.scale, N_SCALES * sizeof(float));
+    assert_memory_equal(s->own[QUANT].quant.scale, want.own[QUANT].quant.scale, tr_quant_bytes(&s->own[QUANT]));
     assert_memory_equal(s->words, want.words, sizeof want.words);
     state_release(&want);
 }

@@ -77,8 +77,9 @@ static double rate_of(int op, enum tr_dtype compute, enum tr_dtype out, enum tr_
     if (op < 2) w = make(weights, o, c, 0);
     if (weights == TR_INT8) {
         static float scale[1 << 21];
+        static int8_t zero[1 << 21];
         for (size_t i = 0; i < sizeof scale / sizeof *scale; i++) scale[i] = 0.01f;
-        w.quant = (struct tr_quant){ scale, 128 };
+        w.quant = (struct tr_quant){ scale, zero, 128, false };
     }
     y = op == 0 ? make(out, t, o, 0) : op == 1 ? make(out, t, c, 0) : make(TR_F32, o, c, pad);
     struct call k = { op, &y, op == 0 ? &x : &dy, op < 2 ? &w : &x, acc };

@@ -47,7 +47,7 @@ static void numbers(float *x, int64_t n, uint64_t seed, float std)
 /* ---- matrices with a gap of NaN after each row and after the end */
 
 enum { GAP = 5 };
-struct matrix { int64_t rows, cols; struct tr_operand o; double *x; float *scale; };
+struct matrix { int64_t rows, cols; struct tr_operand o; double *x; float *scale; int8_t *zero; };
 
 static void set(void *data, enum tr_dtype dtype, int64_t i, float x)
 {
@@ -61,7 +61,7 @@ static double value(const struct tr_operand *o, int64_t r, int64_t c)
     int64_t i = r * o->ld + c;
     if (o->dtype == TR_F32) return ((const float *)o->data)[i];
     if (o->dtype == TR_BF16) return tr_bf16_to_f32(((const uint16_t *)o->data)[i]);
-    return o->scale[r * o->groups + c / o->group] * ((const int8_t *)o->data)[i];    /* f32 product, as widened */
+    return o->scale[r * o->groups + c / o->group] * (float)(((const int8_t *)o->data)[i] - o->zero[r * o->groups + c / o->group]);    /* f32 product, as widened */
 }
 
 static void matrix_init(struct matrix *m, int64_t rows, int64_t cols, enum tr_dtype dtype, uint64_t seed, enum tr_dtype compute, int64_t gap)
@@ -72,10 +72,11 @@ static void matrix_init(struct matrix *m, int64_t rows, int64_t cols, enum tr_dt
     float *x = malloc(sizeof *x * (size_t)(rows * cols));
     m->scale = malloc(sizeof *x * (size_t)(rows * groups));
     numbers(x, rows * cols, seed, dtype == TR_INT8 ? 40 : 1);
-    for (int64_t i = 0; i < rows * groups; i++) m->scale[i] = 0.01f + 0.001f * (float)(i % 17);
+    m->zero = malloc((size_t)(rows * groups));
+    for (int64_t i = 0; i < rows * groups; i++) m->scale[i] = 0.01f + 0.001f * (float)(i % 17), m->zero[i] = (int8_t)(i * 7 % 23 - 11);
     for (int64_t i = 0; i < rows * ld + GAP; i++) set(data, dtype, i, dtype == TR_INT8 ? 127 : NAN);
     for (int64_t i = 0; i < rows * cols; i++) set(data, dtype, i / cols * ld + i % cols, dtype == TR_INT8 ? fmaxf(-127, fminf(127, x[i])) : x[i]);
-    m->o = (struct tr_operand){ .data = data, .dtype = dtype, .ld = ld, .scale = m->scale, .group = group, .groups = groups };
+    m->o = (struct tr_operand){ .data = data, .dtype = dtype, .ld = ld, .scale = m->scale, .zero = m->zero, .group = group, .groups = groups };
     m->x = malloc(sizeof *m->x * (size_t)(rows * cols));
     for (int64_t i = 0; i < rows * cols; i++) {
         double v = value(&m->o, i / cols, i % cols);
@@ -89,6 +90,7 @@ static void matrix_release(struct matrix *m)
     free((void *)(uintptr_t)m->o.data);
     free(m->x);
     free(m->scale);
+    free(m->zero);
 }
 
 /* ---- values */

@@ -181,11 +181,12 @@ static void gathers(const struct shape *sh, enum tr_dtype dt, enum tr_dtype weig
     close_to(&T3[0], &T3[1], 0, "scatter");
 }
 
-/* Quantised to the same bits, scales too; read back, gathered, and moved to the host and back unchanged. */
+/* Quantised to the same bits, scales and zeros too; read back, gathered, and moved to the host and back unchanged. */
 static void int8_weights(const struct shape *sh, enum tr_dtype dt)
 {
     static int8_t q[2][MOST], host[MOST];
     static float scale[2][MOST];
+    static int8_t zero[2][MOST];
     int32_t ids[5] = { 0, (int32_t)(sh->rows - 1), 0, (int32_t)(sh->rows / 2), 0 };
     int64_t R = sh->rows, C = sh->cols, groups = (C + TR_QUANT_GROUP - 1) / TR_QUANT_GROUP;
     fill(0, 1, 31), fill(1, 0, 32), fill(2, 0, 33);
@@ -194,9 +195,9 @@ static void int8_weights(const struct shape *sh, enum tr_dtype dt)
     T(1, dt, R, C, sh->pad);
     T(2, dt, 5, C, 1);
     struct tr_tensor w[2], id = tr_tensor_view(ids, TR_I32, TR_DIMS(5));
-    for (int s = 0; s < 2; s++) w[s] = tr_tensor_view(q[s], TR_INT8, TR_DIMS(R, C)), w[s].quant = (struct tr_quant){ scale[s], TR_QUANT_GROUP };
+    for (int s = 0; s < 2; s++) w[s] = tr_tensor_view(q[s], TR_INT8, TR_DIMS(R, C)), w[s].quant = (struct tr_quant){ scale[s], zero[s], TR_QUANT_GROUP, false };
     BOTH(k->copy(&w[s], &T0[s]));
-    if (memcmp(q[0], q[1], (size_t)(R * C)) || memcmp(scale[0], scale[1], (size_t)(R * groups) * 4)) fail_msg("%s int8 weights differ", where);
+    if (memcmp(q[0], q[1], (size_t)(R * C)) || memcmp(scale[0], scale[1], (size_t)(R * groups) * 4) || memcmp(zero[0], zero[1], (size_t)(R * groups))) fail_msg("%s int8 weights differ", where);
     BOTH(k->copy(&T1[s], &w[s]));
     close_to(&T1[0], &T1[1], 0, "copy of int8");
     BOTH(k->embed(&T2[s], &w[s], &id, false));

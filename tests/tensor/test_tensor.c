@@ -53,16 +53,21 @@ static void ownership(void **state)
     assert_int_equal(tr_mem_ledger().total, before);
 }
 
-static void int8_has_scales(void **state)
+static void int8_has_scales_and_zeros(void **state)
 {
     struct tr_tensor w;
     assert_ok(tr_tensor_new(&w, TR_WEIGHTS, TR_INT8, TR_DIMS(6, 300)));
     assert_int_equal(w.quant.group, TR_QUANT_GROUP);
     assert_int_equal(tr_groups(&w), 3);
-    assert_int_equal(tr_mem_ledger().now[TR_WEIGHTS], 1800 + 6 * 3 * 4);
-    struct tr_tensor s = tr_scales_view(&w), part = tr_rows_view(&w, 2, 4);
-    assert_int_equal(tr_rows(&s), 6);
-    assert_int_equal(tr_cols(&s), 3);
+    assert_int_equal(tr_mem_ledger().now[TR_WEIGHTS], 1800 + 6 * 3 * 5);
+    struct tr_tensor s[TR_QUANT_PARTS], part = tr_rows_view(&w, 2, 4);
+    assert_int_equal(tr_quant_views(&w, s), TR_QUANT_PARTS);
+    for (int i = 0; i < TR_QUANT_PARTS; i++) {
+        assert_int_equal(tr_rows(&s[i]), 6);
+        assert_int_equal(tr_cols(&s[i]), 3);
+    }
+    assert_ptr_equal(s[1].data, w.quant.scale + 18);
+    assert_ptr_equal(part.quant.zero, w.quant.zero + 6);
     assert_ptr_equal(part.quant.scale, w.quant.scale + 6);
     assert_ptr_equal(part.data, (int8_t *)w.data + 600);
     tr_tensor_release(&w);
@@ -159,7 +164,7 @@ static void bf16(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(counting), cmocka_unit_test(ownership), cmocka_unit_test(int8_has_scales), cmocka_unit_test(views),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(counting), cmocka_unit_test(ownership), cmocka_unit_test(int8_has_scales_and_zeros), cmocka_unit_test(views),
         cmocka_unit_test(overflow), cmocka_unit_test(bf16) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -46,7 +46,7 @@ static __device__ inline float tr_get(const tr_mat &t, int64_t row, int64_t col)
     case TR_CUDA_F32: return static_cast<const float *>(t.data)[i];
     case TR_CUDA_BF16: return __uint_as_float((unsigned)static_cast<const unsigned short *>(t.data)[i] << 16);
     case TR_CUDA_F16: return tr_half_to_float(static_cast<const unsigned short *>(t.data)[i]);
-    default: return (float)static_cast<const signed char *>(t.data)[i] * t.scale[row * t.groups + col / t.group];
+    default: return (float)(static_cast<const signed char *>(t.data)[i] - t.zero[row * t.groups + col / t.group]) * t.scale[row * t.groups + col / t.group];
     }
 }
 

@@ -7,26 +7,33 @@ static __global__ void copy_kernel(tr_mat y, tr_mat x)
     if (c < y.cols) tr_put(y, r, c, tr_get(x, r, c));
 }
 
-/* A warp finds the largest magnitude of a group and rounds it to nearest: the same bits as the CPU's. */
+/* A warp finds the grid of a group (kernel/int8.h) and rounds to nearest: the same bits as the CPU's. */
 static __global__ void quantise_kernel(tr_mat y, tr_mat x)
 {
     int64_t r = blockIdx.x, g = (int64_t)blockIdx.y * (TR_BLOCK / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (g >= y.groups) return;   /* the whole warp */
     int64_t first = g * y.group, end = first + y.group < y.cols ? first + y.group : y.cols;
-    float most = 0;
+    float low = 0, high = 0;
     for (int64_t c = first + lane; c < end; c += 32) {
-        float a = fabsf(tr_get(x, r, c));
-        most = a > most ? a : most;
+        float v = tr_get(x, r, c);
+        low = v < low ? v : low;
+        high = v > high ? v : high;
     }
     for (int o = 16; o; o /= 2) {
-        float a = __shfl_xor_sync(0xffffffffu, most, o);
-        most = a > most ? a : most;
+        float a = __shfl_xor_sync(0xffffffffu, low, o), b = __shfl_xor_sync(0xffffffffu, high, o);
+        low = a < low ? a : low;
+        high = b > high ? b : high;
     }
-    if (!lane) y.scale[r * y.groups + g] = most / 127;
-    float by = most > 0 ? 127 / most : 0;
+    float range = high - low, scale = (range > 1e-5f ? range : 1e-5f) / 254, steps = -low / scale;
+    int zero = (int)((steps + 12582912.0f) - 12582912.0f);
+    zero += ((float)zero < steps) - 128;
+    if (!lane) {
+        y.scale[r * y.groups + g] = scale;
+        y.zero[r * y.groups + g] = (signed char)zero;
+    }
     for (int64_t c = first + lane; c < end; c += 32) {
-        float q = tr_get(x, r, c) * by;
-        static_cast<signed char *>(y.data)[r * y.ld + c] = (signed char)(q + (q < 0 ? -0.5f : 0.5f));
+        int code = (int)((tr_get(x, r, c) / scale + 12582912.0f) - 12582912.0f) + zero;
+        static_cast<signed char *>(y.data)[r * y.ld + c] = (signed char)(code > 127 ? 127 : code < -128 ? -128 : code);
     }
 }
 

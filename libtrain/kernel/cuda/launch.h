@@ -10,8 +10,8 @@ extern "C" {
 
 enum tr_cuda_dtype { TR_CUDA_F32, TR_CUDA_BF16, TR_CUDA_F16, TR_CUDA_INT8, TR_CUDA_I32 };
 
-/* A tensor on the device; scale and group only for int8: value = scale[row][col / group] * int8. */
-struct tr_mat { void *data; float *scale; int64_t rows, cols, ld, group, groups; int dtype; };
+/* A tensor on the device; scale, zero and group only for int8: value = scale[row][col / group] (int8 - zero[row][col / group]). */
+struct tr_mat { void *data; float *scale; signed char *zero; int64_t rows, cols, ld, group, groups; int dtype; };
 
 typedef void *tr_cuda_stream;   /* a cudaStream_t; NULL is the default stream */
 

@@ -22,7 +22,7 @@ static struct tr_mat mat(const T *t)
     if (!t) return (struct tr_mat){ 0 };
     assert(dtype[t->dtype] >= 0);
     bool scaled = t->dtype == TR_INT8;
-    return (struct tr_mat){ t->data, t->quant.scale, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
+    return (struct tr_mat){ t->data, t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
 
 #define RUN(entry, ...) check(tr_cuda_##entry(__VA_ARGS__, NULL), #entry)

@@ -80,7 +80,7 @@ static struct tr_operand operand(const struct tr_tensor *t, bool transposed)
 {
     int64_t group = t->quant.group > 0 ? t->quant.group : 1;
     return (struct tr_operand){ .data = t->data, .dtype = t->dtype, .ld = t->ld, .transposed = transposed,
-                                .scale = t->quant.scale, .group = group, .groups = (tr_cols(t) + group - 1) / group };
+                                .scale = t->quant.scale, .zero = t->quant.zero, .group = group, .groups = (tr_cols(t) + group - 1) / group };
 }
 
 static struct tr_product product(struct tr_tensor *c, const struct tr_tensor *a, bool ta, const struct tr_tensor *b, bool tb,

@@ -9,7 +9,8 @@ struct tr_operand {
     enum tr_dtype dtype;
     int64_t ld;
     bool transposed;
-    const float *scale;        /* int8 only: of stored row r and column c at scale[r * groups + c / group] */
+    const float *scale;        /* int8 only: of stored row r and column c at scale[r * groups + c / group], and so */
+    const int8_t *zero;
     int64_t group, groups;
 };
 

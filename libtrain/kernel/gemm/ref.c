@@ -6,7 +6,7 @@
 static inline float get(const struct tr_operand *o, int64_t row, int64_t col)
 {
     int64_t r = o->transposed ? col : row, c = o->transposed ? row : col, i = r * o->ld + c;
-    if (o->dtype == TR_INT8) return o->scale[r * o->groups + c / o->group] * ((const int8_t *)o->data)[i];
+    if (o->dtype == TR_INT8) return o->scale[r * o->groups + c / o->group] * (float)(((const int8_t *)o->data)[i] - o->zero[r * o->groups + c / o->group]);
     return o->dtype == TR_F32 ? ((const float *)o->data)[i] : tr_bf16_to_f32(((const uint16_t *)o->data)[i]);
 }
 

@@ -1,6 +1,7 @@
 /* Rows of any float type as f32, a chunk at a time: what all loops share. */
 #ifndef TR_LOOPS_ROWS_H
 #define TR_LOOPS_ROWS_H
+#include "libtrain/kernel/int8.h"
 #include "libtrain/tensor/tensor.h"
 #include <string.h>
 
@@ -27,7 +28,7 @@ static inline float tr_load(const struct tr_tensor *t, int64_t row, int64_t col)
     case TR_F32: return ((const float *)t->data)[i];
     case TR_BF16: return tr_bf16_to_f32(((const uint16_t *)t->data)[i]);
     case TR_F16: return tr_f16_to_f32(((const uint16_t *)t->data)[i]);
-    case TR_INT8: return (float)((const int8_t *)t->data)[i] * t->quant.scale[row * tr_groups(t) + col / t->quant.group];
+    case TR_INT8: return (float)(((const int8_t *)t->data)[i] - t->quant.zero[row * tr_groups(t) + col / t->quant.group]) * t->quant.scale[row * tr_groups(t) + col / t->quant.group];
     default: return 0;
     }
 }
@@ -39,32 +40,25 @@ static inline void tr_load_row(float *out, const struct tr_tensor *t, int64_t ro
     else if (t->dtype == TR_BF16) {
         const uint16_t *x = (const uint16_t *)t->data + row * t->ld + col;
         for (int64_t k = 0; k < n; k++) out[k] = tr_bf16_to_f32(x[k]);
-    } else if (t->dtype == TR_INT8) { /* one scale for a stretch of the row */
-        const int8_t *x = (const int8_t *)t->data + row * t->ld + col;
+    } else if (t->dtype == TR_INT8) { /* one scale and zero for a stretch of the row */
+        const int8_t *x = (const int8_t *)t->data + row * t->ld + col, *zero = t->quant.zero + row * tr_groups(t);
         const float *scale = t->quant.scale + row * tr_groups(t);
         for (int64_t k = 0, end; k < n; k = end) {
             int64_t g = (col + k) / t->quant.group;
             end = (g + 1) * t->quant.group - col < n ? (g + 1) * t->quant.group - col : n;
-            for (int64_t i = k; i < end; i++) out[i] = (float)x[i] * scale[g];
+            for (int64_t i = k; i < end; i++) out[i] = (float)(x[i] - zero[g]) * scale[g];
         }
     } else for (int64_t k = 0; k < n; k++) out[k] = tr_load(t, row, col + k);
 }
 
-/* One group of int8 weights from f32, to nearest: scale = largest magnitude / 127. */
+/* One group of int8 weights from f32, to nearest. */
 static inline void tr_store_group(struct tr_tensor *t, int64_t row, int64_t g, const float *x, int64_t n)
 {
-    int8_t *q = (int8_t *)t->data + row * t->ld + g * t->quant.group;
-    float most = 0;
-    for (int64_t k = 0; k < n; k++) {
-        float a = x[k] < 0 ? -x[k] : x[k];
-        most = a > most ? a : most;
-    }
-    float scale = most / 127, by = most > 0 ? 127 / most : 0;
-    t->quant.scale[row * tr_groups(t) + g] = scale;
-    for (int64_t k = 0; k < n; k++) {
-        float y = x[k] * by;
-        q[k] = (int8_t)(y + (y < 0 ? -0.5f : 0.5f));
-    }
+    int64_t at = row * tr_groups(t) + g;
+    struct tr_grid8 grid = tr_grid8(x, n, false);
+    t->quant.scale[at] = grid.scale;
+    t->quant.zero[at] = (int8_t)grid.zero;
+    tr_grid8_nearest((int8_t *)t->data + row * t->ld + g * t->quant.group, x, n, grid);
 }
 
 static inline void tr_store_row(struct tr_tensor *t, int64_t row, int64_t col, int64_t n, const float *x)

@@ -65,19 +65,19 @@ static void fetch(void *to, const struct tr_operand *o, int64_t row, int64_t c, 
         for (; i + LANES <= n; i += LANES) store_half(h + i, v_load(x + i));
         for (; i < n; i++) h[i] = tr_f32_to_bf16(x[i]);
     } else {
-        const int8_t *x = (const int8_t *)o->data + at;
+        const int8_t *x = (const int8_t *)o->data + at, *zero = o->zero + row * o->groups;
         uint32_t g = (uint32_t)c / (uint32_t)o->group;
         for (const float *scale = o->scale + row * o->groups; i < n; g++) {
             int64_t end = least(n, (g + 1) * o->group - c);
-            float s = scale[g];
+            float s = scale[g], z = zero[g];
             for (; i + LANES <= end; i += LANES) {
-                vf y = v_mul(v_load_int8(x + i), v_set(s));
+                vf y = v_mul(v_sub(v_load_int8(x + i), v_set(z)), v_set(s));
                 if (pack == 2) store_half(h + i, y);
                 else v_store(f + i, y);
             }
             for (; i < end; i++) {
-                if (pack == 2) h[i] = tr_f32_to_bf16(s * x[i]);
-                else f[i] = s * x[i];
+                if (pack == 2) h[i] = tr_f32_to_bf16(s * ((float)x[i] - z));
+                else f[i] = s * ((float)x[i] - z);
             }
         }
     }
