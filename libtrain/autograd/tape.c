@@ -45,6 +45,8 @@ void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy)
     t->policy = policy;
 }
 
+void tr_tape_record(struct tr_tape *t, bool record) { t->record = t->count = record; }
+
 bool tr_tape_recording(const struct tr_tape *t) { return t->record; }
 
 /* ---- values */
@@ -339,6 +341,13 @@ struct tr_tensor tr_weight_grad(const struct tr_weight *w, int i)
     return tr_rows_view(&w->grad, begin, tr_rows(&w->param[i]->value));
 }
 
+bool tr_weight_frozen(const struct tr_weight *w)
+{
+    for (int i = 0; i < w->n; i++)
+        if (!w->param[i]->frozen) return false;
+    return true;
+}
+
 int tr_weight_flush(struct tr_weight *w, const struct tr_sink *sink)
 {
     int rc = TR_OK;
@@ -352,7 +361,7 @@ int tr_weight_flush(struct tr_weight *w, const struct tr_sink *sink)
 
 int tr_weight_done(struct tr_tape *t, struct tr_weight *w)
 {
-    if (--w->pending > 0 || t->keep_grads) return TR_OK;
+    if (--w->pending > 0 || t->keep_grads || !w->grad.data) return TR_OK;
     return tr_weight_flush(w, t->sink);
 }
 

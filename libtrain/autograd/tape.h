@@ -69,6 +69,8 @@ void tr_tape_resident(struct tr_tape *t, const struct tr_resident *r);
 
 /* Starts a micro-batch. record: leave nodes for backward. policy: see above. */
 void tr_tape_begin(struct tr_tape *t, bool record, enum tr_recompute policy);
+/* Within a recorded micro-batch: leave nodes from here on, or none. What comes before the first layer that trains needs none. */
+void tr_tape_record(struct tr_tape *t, bool record);
 /* Walks back over everything recorded. keep_grads: finished gradients stay alive in their weights (clipping, or more
  * micro-batches to come) and the sink, which may be NULL, is not called; else each goes to the sink and is freed. */
 int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads);
@@ -77,6 +79,9 @@ void tr_tape_clear(struct tr_tape *t);
 /* The last block is behind: what is being written is waited for and freed. */
 int tr_tape_settle(struct tr_tape *t);
 
+/* Whether none of its parameters trains in this step: then nobody asks for its gradient, and ops leave the product out where
+ * that saves one (vectors are computed and passed over). */
+bool tr_weight_frozen(const struct tr_weight *w);
 /* Gives a kept gradient of a weight to the sink, parameter by parameter, and frees it. */
 int tr_weight_flush(struct tr_weight *w, const struct tr_sink *sink);
 /* The part of the weight's gradient that belongs to its i-th parameter. */

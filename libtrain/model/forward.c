@@ -171,19 +171,33 @@ static int block(void *self, struct tr_tape *t, struct tr_value **out, struct tr
     return TR_OK;
 }
 
+/* The lowest layer that trains: below it backward has nothing to do. */
+static int first_to_train(const struct tr_net *net)
+{
+    int low = net->n_layers;
+    for (int64_t i = 0; i < net->n_params; i++)
+        if (!net->param[i].frozen && net->param[i].layer < low) low = net->param[i].layer;
+    return low;
+}
+
 /* All layers up to the final norm. */
 static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_cache *cache, struct pass *pass, struct tr_value **h)
 {
     struct tr_layer *e = &net->layer[0], *top = &net->layer[net->n_layers - 1];
     struct tr_value *x, *y;
+    bool record = tr_tape_recording(t);
+    int low = first_to_train(net);
+    if (record) tr_tape_record(t, low == 0);
     tr_part_enter(TR_PART_EMBED);
     TR_TRY(tr_embedding(t, &x, net->compute, &e->embed, &f->ids_N, have(&e->pos), &f->layout.pos_N));
     for (int i = 1; i < net->n_layers - 1; i++) {
+        if (record && i == low) tr_tape_record(t, true);
         pass[i] = (struct pass){ net, f, &net->layer[i], cache };
         TR_TRY(tr_checkpoint(t, &y, x, block, &pass[i]));
         tr_drop(t, x);
         x = y;
     }
+    if (record) tr_tape_record(t, true);
     tr_part_enter(TR_PART_NORM);
     TR_TRY(norm(net, t, h, x, &top->norm1, &top->norm1_b));
     tr_drop(t, x);

@@ -18,6 +18,7 @@ struct tr_param {
     int64_t shard_begin;
     bool file_transposed;     /* files hold [C,O] (GPT-2's Conv1D): transposed at the boundary */
     bool trainable;
+    bool frozen;              /* not in this step: its turn is over or still to come, or it learns from losses */
     int pending;              /* uses on the tape whose gradient is still to come */
 };
 

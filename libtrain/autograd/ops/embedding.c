@@ -8,8 +8,10 @@ static int backward(struct tr_tape *t, struct tr_node *n)
     for (int k = 0; k < 2; k++) {
         if (!n->w[k]) continue;
         struct tr_tensor *dw;
-        TR_TRY(tr_weight_grad_add(t, n->w[k], &dw));
-        if (dy) tr_kernels()->embed_backward(dw, dy, n->arg.ptr[k]);
+        if (!tr_weight_frozen(n->w[k])) {
+            TR_TRY(tr_weight_grad_add(t, n->w[k], &dw));
+            if (dy) tr_kernels()->embed_backward(dw, dy, n->arg.ptr[k]);
+        }
         TR_TRY(tr_weight_done(t, n->w[k]));
     }
     return TR_OK;

@@ -10,9 +10,11 @@ static int backward(struct tr_tape *t, struct tr_node *n)
     TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_grad_into(n->in[0], &dx, &acc));
     TR_TRY(tr_gemm_dx(dx, dy, &n->w[0]->value, acc));
-    TR_TRY(tr_saved(n, 0, &x));
-    TR_TRY(tr_weight_grad_into(t, n->w[0], &dw, &fresh));
-    TR_TRY(tr_gemm_dw(dw, dy, x, !fresh));
+    if (!tr_weight_frozen(n->w[0])) {
+        TR_TRY(tr_saved(n, 0, &x));
+        TR_TRY(tr_weight_grad_into(t, n->w[0], &dw, &fresh));
+        TR_TRY(tr_gemm_dw(dw, dy, x, !fresh));
+    }
     TR_TRY(tr_weight_done(t, n->w[0]));
     if (!n->w[1]) return TR_OK;
     TR_TRY(tr_weight_grad_add(t, n->w[1], &dw));
@@ -32,6 +34,6 @@ int tr_linear(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct
     TR_TRY(tr_record(t, &n, &op, *y));
     tr_use(t, n, 0, w);
     tr_use(t, n, 1, b);
-    tr_input(n, 0, x, true);
+    tr_input(n, 0, x, !tr_weight_frozen(w));
     return TR_OK;
 }

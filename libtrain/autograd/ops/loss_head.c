@@ -23,7 +23,7 @@ static const struct tr_op op = { "loss_head", backward, NULL };
 struct head {
     struct tr_tape *t;
     struct tr_weight *w;
-    struct tr_tensor *dw;      /* NULL: loss only */
+    struct tr_tensor *dw;      /* NULL: the weight does not train */
     bool fresh;
     float scale;
 };
@@ -37,7 +37,7 @@ static int segment_pass(struct head *p, struct tr_tensor *loss_S, struct tr_tens
     int rc = tr_tensor_arena(&logits_SV, TR_WORKSPACE, TR_F32, TR_DIMS(S, V), 0);
     if (rc != TR_OK) return rc;
     TR_GO(tr_gemm_forward(&logits_SV, h_SC, &p->w->value, false));
-    if (!p->dw) {
+    if (!dh_SC) { /* the loss alone */
         tr_kernels()->cross_entropy(loss_S, NULL, &logits_SV, target_S, 0);
         goto done;
     }
@@ -48,7 +48,7 @@ static int segment_pass(struct head *p, struct tr_tensor *loss_S, struct tr_tens
     tr_kernels()->cross_entropy(loss_S, &dlogits_SV, &logits_SV, target_S, p->scale);
     if (dtype != TR_F32) tr_tensor_release(&logits_SV);
     TR_GO(tr_gemm_dx(dh_SC, &dlogits_SV, &p->w->value, false));
-    TR_GO(tr_gemm_dw(p->dw, &dlogits_SV, h_SC, !p->fresh));
+    if (p->dw) TR_GO(tr_gemm_dw(p->dw, &dlogits_SV, h_SC, !p->fresh));
     p->fresh = false;
 done:
     tr_tensor_release(&dlogits_SV);
@@ -74,7 +74,7 @@ int tr_loss_head(struct tr_tape *t, struct tr_tensor *loss_N, struct tr_value *h
     if (grad) {
         TR_TRY(tr_value_new(t, &dh, h_NC->t.dtype, TR_DIMS(N, C)));
         if (gather) tr_kernels()->fill(&dh->t, 0);
-        TR_TRY(tr_weight_grad_into(t, w_VC, &p.dw, &p.fresh));
+        if (!tr_weight_frozen(w_VC)) TR_TRY(tr_weight_grad_into(t, w_VC, &p.dw, &p.fresh));
     }
     for (int64_t at = 0; at < n_rows; at += segment) {
         int64_t S = n_rows - at < segment ? n_rows - at : segment;
@@ -95,7 +95,7 @@ int tr_loss_head(struct tr_tape *t, struct tr_tensor *loss_N, struct tr_value *h
         tr_tensor_release(&h_SC);
         TR_TRY(rc);
     }
-    if (grad && p.fresh) tr_kernels()->fill(p.dw, 0); /* no counted token at all */
+    if (p.dw && p.fresh) tr_kernels()->fill(p.dw, 0); /* no counted token at all */
     TR_TRY(tr_record(t, &n, &op, h_NC));
     tr_use(t, n, 0, w_VC);
     tr_input(n, H, h_NC, false);
