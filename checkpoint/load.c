@@ -177,6 +177,7 @@ static int load_file(const char *path, int64_t *step, ckpt_state state, void *se
     TR_GO(tr_h5_attr_real(l.f, "/", "format_version", &number));
     if (number != 1) TR_GO(tr_fail(TR_EINPUT, "snapshot '%s' has format version %g: this program reads version 1", path, number));
     TR_GO(tr_h5_attr_real(l.f, "/", "step", &number));
+    v.step = (int64_t)number;
     TR_GO(state(self, &v));
     TR_GO(compare_names(&l));
     l.write = true;

@@ -2,41 +2,33 @@
  * State: two moments [O,C] in f32 or bf16. */
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/update.h"
-#include "optim/kinds.h"
+#include "optim/adamw.h"
 #include <math.h>
 
-struct adamw { struct opt_base base; double beta1, beta2, eps; bool correct_bias; };
-struct adamw_state { struct tr_tensor m, v; uint64_t t; };
 
-static const struct tr_option torch_options[] = {
-    { "weight_decay", TR_OPT_REAL, offsetof(struct adamw, base.weight_decay), "0.01", 0, 1e6, NULL, "decoupled: W shrinks by lr times this before the update" },
-    { "beta1", TR_OPT_REAL, offsetof(struct adamw, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" },
-    { "beta2", TR_OPT_REAL, offsetof(struct adamw, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" },
-    { "eps", TR_OPT_REAL, offsetof(struct adamw, eps), "1e-8", 0, 1, NULL, "added to the corrected root" },
-    OPT_END,
-};
+static const struct tr_option torch_options[] = { OPT_ADAMW_OPTIONS, OPT_END };
 static const struct tr_option hf_options[] = {
-    { "weight_decay", TR_OPT_REAL, offsetof(struct adamw, base.weight_decay), "0", 0, 1e6, NULL, "decoupled: W shrinks by lr times this after the update" },
-    { "beta1", TR_OPT_REAL, offsetof(struct adamw, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" },
-    { "beta2", TR_OPT_REAL, offsetof(struct adamw, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" },
-    { "eps", TR_OPT_REAL, offsetof(struct adamw, eps), "1e-6", 0, 1, NULL, "added to the uncorrected root" },
-    { "correct_bias", TR_OPT_BOOL, offsetof(struct adamw, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" },
+    { "weight_decay", TR_OPT_REAL, offsetof(struct opt_adamw_config, base.weight_decay), "0", 0, 1e6, NULL, "decoupled: W shrinks by lr times this after the update" },
+    { "beta1", TR_OPT_REAL, offsetof(struct opt_adamw_config, beta1), "0.9", 0, 0.999999999, NULL, "of the first moment" },
+    { "beta2", TR_OPT_REAL, offsetof(struct opt_adamw_config, beta2), "0.999", 0, 0.999999999, NULL, "of the second moment" },
+    { "eps", TR_OPT_REAL, offsetof(struct opt_adamw_config, eps), "1e-6", 0, 1, NULL, "added to the uncorrected root" },
+    { "correct_bias", TR_OPT_BOOL, offsetof(struct opt_adamw_config, correct_bias), "true", 0, 0, NULL, "undo the moments' start at zero" },
     OPT_END,
 };
 
-static int init(const void *config, void *state, const struct tr_param *p)
+int opt_adamw_init(const void *config, void *state, const struct tr_param *p)
 {
-    struct adamw_state *s = state;
+    struct opt_adamw_state *s = state;
     TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, p->value.ndim, p->value.dim));
     return tr_tensor_new(&s->v, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, p->value.ndim, p->value.dim);
 }
 
 static struct tr_key rounding(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t); }
 
-static int update_torch(const void *config, void *state, const struct opt_step *s)
+int opt_adamw_update(const void *config, void *state, const struct opt_step *s)
 {
-    const struct adamw *c = config;
-    struct adamw_state *st = state;
+    const struct opt_adamw_config *c = config;
+    struct opt_adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
     struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_key(s) };
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, rounding(s) };
@@ -46,8 +38,8 @@ static int update_torch(const void *config, void *state, const struct opt_step *
 
 static int update_hf(const void *config, void *state, const struct opt_step *s)
 {
-    const struct adamw *c = config;
-    struct adamw_state *st = state;
+    const struct opt_adamw_config *c = config;
+    struct opt_adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
     struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) };
@@ -56,25 +48,25 @@ static int update_hf(const void *config, void *state, const struct opt_step *s)
     return TR_OK;
 }
 
-static int visit(void *state, struct opt_lister *l)
+int opt_adamw_visit(void *state, struct opt_lister *l)
 {
-    struct adamw_state *s = state;
+    struct opt_adamw_state *s = state;
     TR_TRY(opt_list_tensor(l, "m", &s->m));
     TR_TRY(opt_list_tensor(l, "v", &s->v));
     return opt_list_words(l, "t", &s->t, 1);
 }
 
-static size_t bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_moment_size(config) * (size_t)(m * n); }
+size_t opt_adamw_bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_moment_size(config) * (size_t)(m * n); }
 
 const struct opt_kind opt_adamw = {
     .name = "adamw", .summary = "Adam with decoupled weight decay, torch's order", .source = "Loshchilov and Hutter 2019; torch.optim.AdamW",
     .rule = "W = (1 - lr decay) W; m, v = moments of g; W = W - lr/(1 - beta1^t) m / (sqrt(v)/sqrt(1 - beta2^t) + eps)",
-    .options = torch_options, .by_rows = true, .bf16_moments = true, .in_8bit = "adamw-8bit", .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
-    .init = init, .update = update_torch, .visit = visit, .bytes = bytes,
+    .options = torch_options, .by_rows = true, .bf16_moments = true, .in_8bit = "adamw-8bit", .config_size = sizeof(struct opt_adamw_config), .state_size = sizeof(struct opt_adamw_state),
+    .init = opt_adamw_init, .update = opt_adamw_update, .visit = opt_adamw_visit, .bytes = opt_adamw_bytes,
 };
 const struct opt_kind opt_adamw_hf = {
     .name = "adamw-hf", .summary = "Adam with decoupled weight decay, the order of GaLore's and APOLLO's code", .source = "transformers' former AdamW",
     .rule = "m, v = moments of g; W = W - lr sqrt(1 - beta2^t)/(1 - beta1^t) m / (sqrt(v) + eps); W = (1 - lr decay) W",
-    .options = hf_options, .by_rows = true, .bf16_moments = true, .config_size = sizeof(struct adamw), .state_size = sizeof(struct adamw_state),
-    .init = init, .update = update_hf, .visit = visit, .bytes = bytes,
+    .options = hf_options, .by_rows = true, .bf16_moments = true, .config_size = sizeof(struct opt_adamw_config), .state_size = sizeof(struct opt_adamw_state),
+    .init = opt_adamw_init, .update = update_hf, .visit = opt_adamw_visit, .bytes = opt_adamw_bytes,
 };

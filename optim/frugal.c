@@ -243,6 +243,19 @@ static int choose_block(const struct frugal *c, struct frugal_state *st, const s
     return block_state(st, c);
 }
 
+/* Which matrices have state after a step, so that a restore finds them. */
+static int restoring(const void *config, void *state, const struct opt_step *s)
+{
+    const struct frugal *c = config;
+    struct frugal_state *st = state;
+    bool active;
+    if (c->selection != BLOCKWISE) return TR_OK;
+    TR_TRY(drawn(c, s, (s->t - 1) / c->update_gap, &active));
+    if (active == (st->active != 0)) return TR_OK;
+    st->active = active;
+    return block_state(st, c);
+}
+
 /* ---- the step */
 
 /* What the rest of the gradient becomes, in place. */
@@ -323,7 +336,6 @@ static int visit(void *state, struct opt_lister *l)
 {
     struct frugal_state *s = state;
     TR_TRY(opt_list_words(l, "active", &s->active, 1));
-    if (s->active && !s->m.ndim) TR_TRY(block_state(s, s->config)); /* what a restore has just said */
     TR_TRY(opt_list_tensor(l, "projection", &s->p));
     TR_TRY(opt_list_tensor(l, "selection", &s->index));
     TR_TRY(opt_list_tensor(l, "m", &s->m));
@@ -348,7 +360,7 @@ static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return size
 const struct opt_kind opt_frugal = {
     KIND, .name = "frugal", .summary = "AdamW on a part of each gradient, sign steps for the rest: state for `density` of it", .options = options, .rest = "adamw",
     .rule = "low = part of G; W = (1 - lr decay) W - back(AdamW step of low) - lr inactive_lr_scale sign(G - back(low)); a new part each update_gap steps",
-    .init = init, .update = update, .bytes = bytes, .state_moves = state_moves, .holds = holds,
+    .init = init, .update = update, .bytes = bytes, .state_moves = state_moves, .holds = holds, .restoring = restoring,
 };
 const struct opt_kind opt_frugal_lion = {
     KIND, .name = "frugal-lion", .summary = "frugal with Lion on the part that has state", .options = lion_options, .rest = "lion",

@@ -95,7 +95,7 @@ static int deal(struct opt *o, const struct opt_setup *setup)
     return rc;
 }
 
-static int make_state(struct opt *o, struct item *it)
+int opt_item_make(struct opt *o, struct item *it)
 {
     return it->state && it->kind->init && has_rows(o, it) ? it->kind->init(it->config, it->state, it->first ? &it->own : it->p) : TR_OK;
 }
@@ -137,9 +137,14 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
     TR_GO(deal(o, setup));
     if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
     for (int64_t i = 0; i < n; i++) {
-        TR_GO(make_state(o, &o->item[i]));
+        if (!o->item[i].state) continue;
+        o->item[i].away = o->item[i].kind->turn != NULL;
+        if (o->item[i].away) continue; /* in memory alone, with its turn */
+        TR_GO(opt_item_make(o, &o->item[i]));
         TR_GO(move_out(o, &o->item[i]));
     }
+    TR_GO(opt_blocks(o));
+    TR_GO(opt_begin(o, 1));
     *out = o;
     return TR_OK;
 done:
@@ -266,32 +271,6 @@ static int bring(struct opt *o, const struct item *it, bool step) { return o->of
 static int away(struct opt *o, const struct item *it, bool changed) { return o->offload ? opt_offload_away(o->offload, it - o->item, changed) : TR_OK; }
 int opt_settle(struct opt *o) { return o->offload ? opt_offload_settle(o->offload) : TR_OK; }
 
-int opt_visit(struct opt *o, struct tr_visitor *v)
-{
-    for (int64_t i = 0; i < o->n; i++) {
-        struct item *it = &o->item[i];
-        if (!it->state || !it->kind->visit) continue;
-        TR_TRY(bring(o, it, false));
-        TR_TRY(list_one(o, it, v));
-        TR_TRY(away(o, it, !v->only_reads));
-    }
-    return opt_settle(o);
-}
-
-void opt_free(struct opt *o)
-{
-    if (!o) return;
-    opt_offload_free(o->offload);
-    for (int64_t i = 0; o->item && i < o->n; i++) {
-        struct opt_lister l = { NULL, RELEASE, o, &o->item[i], NULL };
-        if (o->item[i].state && o->item[i].kind->visit) o->item[i].kind->visit(o->item[i].state, &l);
-    }
-    for (int64_t i = 0; i < o->n; i++) free(o->item[i].state);
-    free(o->item);
-    opt_settings_release(&o->all);
-    free(o);
-}
-
 /* Place among the parameters of the same rule and settings. */
 static void place_of(const struct opt *o, const struct item *it, struct opt_step *s)
 {
@@ -300,6 +279,51 @@ static void place_of(const struct opt *o, const struct item *it, struct opt_step
         if (&o->item[i] == it) s->member = s->members;
         s->members++;
     }
+}
+
+/* The states that are there after so many steps. */
+static int begin_restore(struct opt *o, int64_t step)
+{
+    TR_TRY(opt_begin(o, step));
+    for (int64_t i = 0; i < o->n; i++) {
+        struct item *it = &o->item[i];
+        struct opt_step s = { .p = it->p, .t = step, .seed = o->seed };
+        if (!it->state || !it->kind->restoring) continue;
+        place_of(o, it, &s);
+        TR_TRY(it->kind->restoring(it->config, it->state, &s));
+    }
+    return TR_OK;
+}
+
+int opt_visit(struct opt *o, struct tr_visitor *v)
+{
+    if (v->step > 0) TR_TRY(begin_restore(o, v->step));
+    for (int64_t i = 0; i < o->n; i++) {
+        struct item *it = &o->item[i];
+        if (!it->state || !it->kind->visit || it->away) continue;
+        TR_TRY(bring(o, it, false));
+        TR_TRY(list_one(o, it, v));
+        TR_TRY(away(o, it, !v->only_reads));
+    }
+    return opt_settle(o);
+}
+
+void opt_item_release(struct opt *o, struct item *it)
+{
+    struct opt_lister l = { NULL, RELEASE, o, it, NULL };
+    if (it->kind->visit) it->kind->visit(it->state, &l);
+}
+
+void opt_free(struct opt *o)
+{
+    if (!o) return;
+    opt_offload_free(o->offload);
+    for (int64_t i = 0; o->item && i < o->n; i++)
+        if (o->item[i].state) opt_item_release(o, &o->item[i]);
+    for (int64_t i = 0; i < o->n; i++) free(o->item[i].state);
+    free(o->item);
+    opt_settings_release(&o->all);
+    free(o);
 }
 
 int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
@@ -313,7 +337,7 @@ int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double
 {
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
-    if (!it->state) return TR_OK;
+    if (!it->state || it->p->frozen) return TR_OK;
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
 }
@@ -352,7 +376,7 @@ size_t opt_state_bytes(const struct opt *o)
 {
     size_t bytes = 0;
     for (int64_t i = 0; i < o->n; i++)
-        if (o->item[i].state && (!o->item[i].kind->holds || o->item[i].kind->holds(o->item[i].state))) bytes += o->item[i].kind->bytes(o->item[i].config, o->item[i].p->value.ndim == 1 ? 1 : tr_rows(&o->item[i].p->value), tr_cols(&o->item[i].p->value));
+        if (o->item[i].state && !o->item[i].away && (!o->item[i].kind->holds || o->item[i].kind->holds(o->item[i].state))) bytes += o->item[i].kind->bytes(o->item[i].config, o->item[i].p->value.ndim == 1 ? 1 : tr_rows(&o->item[i].p->value), tr_cols(&o->item[i].p->value));
     return bytes;
 }
 

@@ -49,6 +49,10 @@ enum opt_needs { OPT_GRADIENT, OPT_LOSSES, OPT_SLOPE };
 struct opt_zo;
 struct opt_slopes;
 
+/* Whose turn it is: the step that begins; the block of layers that a parameter is in (-1: embeddings, final norm, head), of so
+ * many. */
+struct opt_turn { uint64_t seed; int64_t step; int block, blocks; };
+
 struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
 int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t);
 int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int64_t count);
@@ -65,10 +69,16 @@ struct opt_kind {
     const char *in_8bit;                          /* the kind that is this one with moments in 8 bits; NULL: none is */
     bool by_rows;                                 /* an update of some rows needs those rows alone: ranks may share a matrix */
     bool (*state_moves)(const void *config);      /* state comes and goes between parameters: ranks cannot share it; may be NULL */
+    /* Before a state is restored: which tensors there are after step s->t. NULL: always the same. */
+    int (*restoring)(const void *config, void *state, const struct opt_step *s);
     bool (*holds)(const void *state);             /* whether it is here now, for `bytes`; NULL: always */
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);
+    /* Kinds whose layers take turns: whether a parameter trains, and whether its state starts anew. A parameter that does not
+     * train is frozen and has no state. NULL: all train always. */
+    int (*turn)(const void *config, const struct opt_turn *t, bool *trains);
+    bool (*anew)(const void *config, const struct opt_turn *t);
     /* A rule that needs the curvature says which probe, and every how many steps; what the probe found is handed over then.
      * Functions NULL for others. */
     enum opt_probe probe;
@@ -113,6 +123,9 @@ struct opt_setup {
 /* Chooses kind and numbers for every trainable parameter and allocates the state (category optimizer). */
 int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *params, int64_t n);
 void opt_free(struct opt *o);
+/* Before the gradients of a step: layers whose turn is over give their state back and are frozen (tr_param), those whose turn
+ * begins get one. In dry mode all that could be its largest: the lowest layer's turn. */
+int opt_begin(struct opt *o, int64_t step);
 /* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
  * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);

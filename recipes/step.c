@@ -45,7 +45,9 @@ int job_step(struct job *j, struct step_result *out)
     struct tr_sink sink = { &u, update_gradient };
     double total = 0, norm, *losses = update_losses(j), *sums = losses + j->micro_batches;
     memset(losses, 0, (size_t)j->micro_batches * sizeof *losses);
+    memset(j->figures, 0, (size_t)(UPDATE_PANELS * j->net->n_params) * sizeof *j->figures);
     j->comm->doing = "a step";
+    TR_TRY(opt_begin(j->opt, step));
     for (; u.round < j->rounds; u.round++) {
         TR_TRY(step_feed(j, &fed));
         if (u.round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step)) /* a forecast's first step has it, too */

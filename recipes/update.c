@@ -15,6 +15,7 @@ bool update_keeps(const struct job *j) { return j->comm->size == 1 && j->rounds 
 static int measure(struct update *u, const struct tr_param *p, const struct tr_tensor *own)
 {
     struct job *j = u->j;
+    if (p->frozen) return TR_OK;
     const int64_t *first = rows_of_ranks(j, p), rows = tr_rows(&p->value);
     int64_t begin = first[j->comm->rank], end = first[j->comm->rank + 1];
     for (int k = 0; k < UPDATE_PANELS; k++) {
@@ -57,6 +58,7 @@ done:
 static int apply(struct update *u, struct tr_param *p, struct tr_tensor *own, struct tr_tensor *grad)
 {
     struct job *j = u->j;
+    if (p->frozen) return TR_OK;
     const int64_t *first = rows_of_ranks(j, p);
     bool any = first[j->comm->rank + 1] > first[j->comm->rank];
     if (u->scale != 1 && any) tr_kernels()->scale(own, (float)u->scale);
@@ -70,6 +72,7 @@ int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad)
 {
     struct update *u = update;
     struct job *j = u->j;
+    if (p->frozen) return TR_OK;
     const int64_t *first = rows_of_ranks(j, p);
     int64_t begin = first[j->comm->rank], n = first[j->comm->rank + 1] - begin;
     struct tr_tensor *sum = &j->sum[p->index], own = tr_comm_rows(grad, begin, n);
@@ -112,7 +115,7 @@ static int apply_sums(struct update *u)
 {
     struct job *j = u->j;
     for (int64_t i = 0; i < j->net->n_params; i++) {
-        if (!j->net->param[i].trainable) continue;
+        if (!j->net->param[i].trainable || j->net->param[i].frozen) continue;
         TR_TRY(apply(u, &j->net->param[i], &j->sum[i], NULL));
         tr_tensor_release(&j->sum[i]);
     }

@@ -210,6 +210,7 @@ static void family_step(struct family *f, int64_t step, float scale)
         assert_ok(opt_step_by_losses(f->o, 1e-3, step, &e, &at));
         return;
     }
+    assert_ok(opt_begin(f->o, step));
     for (int i = 0; i < PARAMS; i++) {
         struct tr_tensor g, wide;
         int64_t rows = shapes[i].rows ? shapes[i].rows : 1, cols = shapes[i].cols;
@@ -329,6 +330,7 @@ static void continued_is_undisturbed(void **state)
                 if (one.p[i].value.quant.scale) memcpy(two.p[i].value.quant.scale, one.p[i].value.quant.scale, tr_quant_bytes(&one.p[i].value));
             }
             kept.restore = true;
+            v.step = 3;
             assert_ok(opt_visit(two.o, &v));
             assert_int_equal(kept.at, kept.n);
             for (int64_t t = 4; t <= 6; t++) {

@@ -1,4 +1,5 @@
 /* The forecast of a step in time, and the advice of a budget that is too small: what it says a change saves, the change saves. */
+#include "tests/support/recipe.h"
 #include "tests/support/support.h"
 #include "libtrain/base/log.h"
 #include "recipes/commands.h"
@@ -12,17 +13,6 @@ static const char base[] =
     "[model]\narch = llama\nhidden = 256\nlayers = 6\nheads = 4\nintermediate = 512\nvocab = 257\ncontext = 64\ntokenizer = bytes\n"
     "[data]\nsequence = 64\n[train]\nsteps = 4\nbatch = 16\nlr = 1e-3\n[checkpoint]\nevery = 0\n";
 
-static char text_path[512];
-
-static void setup_files(void)
-{
-    snprintf(text_path, sizeof text_path, "%s/text.txt", test_folder());
-    FILE *f = fopen(text_path, "w");
-    assert_non_null(f);
-    for (int i = 0; i < 400; i++) fprintf(f, "line %d of a text that repeats %d times\n", i % 17, i % 5);
-    fclose(f);
-}
-
 static struct tr_comm ranks = { .size = 1 };   /* size > 1: those that a forecast is for, and which of them */
 
 /* Forecast of the base recipe with settings; TR_OK or the budget's refusal. */
@@ -30,19 +20,9 @@ static int64_t held; /* resident in this process when the last forecast began: i
 
 static int foretell(struct forecast *f, const char *const *more)
 {
-    char path[600], train[600];
-    const char *sets[32] = { train };
-    size_t n = 1;
     struct recipe r;
     struct job j;
-    snprintf(path, sizeof path, "%s/plan.ini", test_folder());
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(base, file);
-    fclose(file);
-    snprintf(train, sizeof train, "data.train=%s", text_path);
-    for (; more && *more; more++) sets[n++] = *more;
-    assert_ok(recipe_load(&r, path, sets, n));
+    assert_ok(test_recipe(&r, base, "plan", more));
     assert_ok(job_open(&j, &r));
     ranks.kind = j.comm->kind;
     ranks.local = 1;
@@ -57,7 +37,6 @@ static int foretell(struct forecast *f, const char *const *more)
     return rc;
 }
 
-#define SETS(...) (const char *const[]){ __VA_ARGS__, NULL }
 
 static void phases_hold_the_peak(void **state)
 {
@@ -167,7 +146,6 @@ static void shares_add_up(void **state)
 int main(void)
 {
     tr_log_quiet(true);
-    setup_files();
     const struct CMUnitTest tests[] = { cmocka_unit_test(phases_hold_the_peak), cmocka_unit_test(advice_is_true), cmocka_unit_test(what_fits_is_marked), cmocka_unit_test(shares_add_up) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Whole runs of a small model: what was foretold is what is used, fused equals unfused, resumed equals undisturbed, threads
  * do not show, and what goes wrong is said with its place. */
+#include "tests/support/recipe.h"
 #include "tests/support/support.h"
 #include "libtrain/base/buf.h"
 #include "libtrain/base/crc.h"
@@ -21,35 +22,7 @@ static const char base[] =
     "[model]\narch = llama\nhidden = 32\nlayers = 3\nheads = 4\nkv_heads = 2\nintermediate = 64\nvocab = 257\ncontext = 64\ntokenizer = bytes\ndtype = f32\n"
     "[data]\nsequence = 48\n[train]\nsteps = 6\nbatch = 4\nmicro_batch = 4\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 3\nkeep = 5\n";
 
-static char path[512], text_path[512];
-
-static void setup_files(void)
-{
-    snprintf(text_path, sizeof text_path, "%s/text.txt", test_folder());
-    FILE *f = fopen(text_path, "w");
-    assert_non_null(f);
-    for (int i = 0; i < 400; i++) fprintf(f, "line %d of a text that repeats %d times\n", i % 17, i % 5);
-    fclose(f);
-}
-
-/* The base recipe with "section.key=value" settings; the run folder is test_folder()/name. */
-static int load(struct recipe *r, const char *name, const char *const *more)
-{
-    static char dir[600], train[600];
-    const char *sets[32] = { dir, train };
-    size_t n = 2;
-    snprintf(path, sizeof path, "%s/%s.ini", test_folder(), name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(base, f);
-    fclose(f);
-    snprintf(dir, sizeof dir, "run.dir=%s/%s", test_folder(), name);
-    snprintf(train, sizeof train, "data.train=%s", text_path);
-    for (; more && *more; more++) sets[n++] = *more;
-    return recipe_load(r, path, sets, n);
-}
-
-#define SETS(...) (const char *const[]){ __VA_ARGS__, NULL }
+static int load(struct recipe *r, const char *name, const char *const *more) { return test_recipe(r, base, name, more); }
 
 /* Runs it; the losses go to `loss` (6 at most). */
 static void run(const char *name, const char *resume, double *loss, const char *const *more)
@@ -78,7 +51,8 @@ static void foretold_is_used(void **state)
             struct step_result s;
             char name[96];
             snprintf(name, sizeof name, "optimizer.name=%s", opt_kinds[k]->name);
-            assert_ok(load(&r, "plan", SETS(name, layouts[l][0], layouts[l][1], layouts[l][2])));
+            bool turns = opt_has_key(opt_kinds[k]->name, "switch_mode"); /* the forecast is of the lowest block's turn */
+            assert_ok(load(&r, "plan", SETS(name, layouts[l][0], layouts[l][1], layouts[l][2], turns ? "optimizer.switch_mode=ascending" : NULL)));
             assert_ok(job_open(&j, &r));
             assert_ok(job_tokenizer(&j, true));
             assert_ok(job_data(&j, true));
@@ -266,7 +240,6 @@ static void recipes_that_are_wrong(void **state)
 int main(void)
 {
     tr_log_quiet(true);
-    setup_files();
     const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(uneven_batches_stay_within), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
         cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(tensorboard_records), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
     return cmocka_run_group_tests(tests, NULL, NULL);
