@@ -193,7 +193,7 @@ static size_t bytes(const void *config, int64_t m, int64_t n) { return 2 * opt_m
     .init = init, .visit = visit, .bytes = bytes, .source = "Zhu et al. 2024, APOLLO; apollo-torch"
 const struct opt_kind opt_apollo = {
     KIND(options), .rest = "adamw-hf", .update = update, .name = "apollo", .summary = "AdamW's step per channel, learnt in a random sketch of rank R",
-    .rule = "low = G P^T; u = Adam direction of low; f_j = |u_j|/|low_j| per channel; X = G f sqrt(scale), growth of |X| limited to 1 %; W = W - a X",
+    .rule = "low = G P^T; u = Adam direction of low; f_j = |u_j|/|low_j| per channel; X = G f sqrt(scale), growth of |X| limited to 1 %; W = W - a X. G itself is needed: micro-batches are added up whole",
 };
 const struct opt_kind opt_apollo_mini = {
     KIND(mini_options), .rest = "adamw-hf", .update = update, .name = "apollo-mini", .summary = "SGD's memory with AdamW's step: one factor per matrix from a rank-1 sketch",

@@ -266,12 +266,19 @@ static void rest_of(const struct frugal *c, struct tr_tensor *g, double rate)
     else tr_kernels()->fill(g, 0);
 }
 
+static int down(struct tr_tensor *low, const struct frugal_state *st, const struct cut *d, const struct tr_tensor *g)
+{
+    if (st->p.ndim) return d->right ? tr_gemm_f32(low, 1, g, false, &st->p, true, 0) : tr_gemm_f32(low, 1, &st->p, true, g, false, 0);
+    tr_updates()->pick(low, g, &st->index, d->axis);
+    return TR_OK;
+}
+
 enum inner { ADAM, LION, MOMENTUM };
 
 static int step(const struct frugal *c, struct frugal_state *st, const struct opt_step *s, enum inner inner)
 {
-    struct tr_tensor low = { 0 }, *g = s->grad;
-    struct cut d = cut_of(c, tr_rows(g), tr_cols(g));
+    struct tr_tensor low = { 0 }, whole = { 0 }, *g = s->grad;
+    struct cut d = cut_of(c, tr_rows(&s->p->value), tr_cols(&s->p->value));
     double lp = s->lr * c->proj_params_lr_scale, li = lp * c->inactive_lr_scale, rate = lp;
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 1, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     int rc;
@@ -290,11 +297,15 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
     }
     if ((s->t - 1) % c->update_gap == 0) TR_TRY(refresh(c, st, s, &d));
     int64_t t = (int64_t)++st->t;
-    TR_TRY(tr_tensor_arena(&low, TR_WORKSPACE, TR_F32, 2, d.low, 0));
-    if (!st->p.ndim) tr_updates()->pick(&low, g, &st->index, d.axis);
-    else {
-        TR_GO(d.right ? tr_gemm_f32(&low, 1, g, false, &st->p, true, 0) : tr_gemm_f32(&low, 1, &st->p, true, g, false, 0));
-        TR_GO(d.right ? tr_gemm_f32(g, -1, &low, false, &st->p, false, 1) : tr_gemm_f32(g, -1, &st->p, false, &low, false, 1));
+    if (s->low) { /* there is no rest: it does not move */
+        low = *s->grad;
+        low.owner = 0;
+        TR_TRY(tr_tensor_arena(&whole, TR_WORKSPACE, TR_F32, TR_DIMS(tr_rows(&s->p->value), tr_cols(&s->p->value)), 0));
+        g = &whole;
+    } else {
+        TR_TRY(tr_tensor_arena(&low, TR_WORKSPACE, TR_F32, 2, d.low, 0));
+        TR_GO(down(&low, st, &d, g));
+        if (st->p.ndim) TR_GO(d.right ? tr_gemm_f32(g, -1, &low, false, &st->p, false, 1) : tr_gemm_f32(g, -1, &st->p, false, &low, false, 1));
     }
     rest_of(c, g, li);
     if (inner == MOMENTUM) {
@@ -311,9 +322,45 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
     tr_updates()->apply(&s->p->value, g, &a);
     rc = TR_OK;
 done:
+    tr_tensor_release(&whole);
     tr_tensor_release(&low);
     return rc;
 }
+
+static int64_t low_every(const void *config) { return ((const struct frugal *)config)->update_gap; }
+
+/* Where the rest of the gradient does not move, the part that has state is all that an update needs. */
+static bool low_shape(const void *config, int64_t m, int64_t n, int64_t dim[2])
+{
+    const struct frugal *c = config;
+    struct cut d = cut_of(c, m, n);
+    dim[0] = d.low[0];
+    dim[1] = d.low[1];
+    return c->inactive_update_rule == NOTHING && d.k > 0;
+}
+
+static int low_init(const void *config, void *state, const struct tr_param *p)
+{
+    const struct frugal *c = config;
+    struct frugal_state *s = state;
+    struct cut d = cut_of(c, tr_rows(&p->value), tr_cols(&p->value));
+    return c->selection >= COLUMNS ? tr_tensor_new(&s->index, TR_COMMUNICATION, TR_I32, TR_DIMS(d.k)) : tr_tensor_new(&s->p, TR_COMMUNICATION, TR_F32, 2, d.p);
+}
+
+static int low_visit(void *state, struct opt_lister *l)
+{
+    struct frugal_state *s = state;
+    TR_TRY(opt_list_tensor(l, "projection", &s->p));
+    return opt_list_tensor(l, "selection", &s->index);
+}
+
+static int low_project(const void *config, const void *state, struct tr_tensor *low, const struct tr_tensor *g)
+{
+    struct cut d = cut_of(config, tr_rows(g), tr_cols(g));
+    return down(low, state, &d, g);
+}
+
+static const struct opt_low projected = { " Where inactive_update_rule = no:", low_every, low_shape, low_init, low_visit, low_project };
 
 static bool state_moves(const void *config) { return ((const struct frugal *)config)->selection == BLOCKWISE; }
 
@@ -355,7 +402,7 @@ static size_t bytes_sgd(const void *config, int64_t m, int64_t n) { return size_
 static size_t bytes_lion(const void *config, int64_t m, int64_t n) { return size_of(config, m, n, 1); }
 
 #define PLAIN .config_size = sizeof(struct frugal), .state_size = sizeof(struct frugal_state), .matrices_only = true, .visit = visit, \
-    .source = "Zmushko et al. 2024, FRUGAL; the authors' code"
+    .low = &projected, .source = "Zmushko et al. 2024, FRUGAL; the authors' code"
 #define KIND PLAIN, .bf16_moments = true
 const struct opt_kind opt_frugal = {
     KIND, .name = "frugal", .summary = "AdamW on a part of each gradient, sign steps for the rest: state for `density` of it", .options = options, .rest = "adamw",

@@ -39,7 +39,7 @@ static int init(const void *config, void *state, const struct tr_param *p)
 {
     const struct galore *c = config;
     struct galore_state *s = state;
-    TR_TRY(opt_basis_init(&s->basis, &c->proj, p));
+    TR_TRY(opt_basis_init(&s->basis, &c->proj, p, TR_OPTIMIZER));
     TR_TRY(opt_low_new(&s->m, c->base.moments, &s->basis, p));
     return opt_low_new(&s->v, c->base.moments, &s->basis, p);
 }
@@ -50,7 +50,7 @@ static int init_8bit(const void *config, void *state, const struct tr_param *p)
     struct galore_state *s = state;
     int64_t m = tr_rows(&p->value), n = opt_low_count(opt_sides_of(&c->proj, m, tr_cols(&p->value)), m, tr_cols(&p->value));
     if (n < c->min_8bit_size) return init(config, state, p);
-    TR_TRY(opt_basis_init(&s->basis, &c->proj, p));
+    TR_TRY(opt_basis_init(&s->basis, &c->proj, p, TR_OPTIMIZER));
     TR_TRY(tr_tensor_new(&s->m, TR_OPTIMIZER, TR_U8, TR_DIMS(n)));
     TR_TRY(tr_tensor_new(&s->v, TR_OPTIMIZER, TR_U8, TR_DIMS(n)));
     TR_TRY(tr_tensor_new(&s->m_most, TR_OPTIMIZER, TR_F32, TR_DIMS(blocks_of(n))));
@@ -63,12 +63,10 @@ static int step(const struct galore *c, struct galore_state *st, const struct op
     struct tr_tensor low = { 0 };
     struct tr_apply a = { 1, (float)(rate * c->proj.scale), (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     int rc;
-    TR_TRY(opt_basis_refresh(&st->basis, &c->proj, s, (int64_t)st->t - 1));
-    TR_GO(opt_project_down(&low, &st->basis, s->grad));
+    TR_GO(opt_project_down(&low, &st->basis, &c->proj, s));
     if (st->m_most.ndim) tr_updates()->adam_8bit(&low, &st->m, &st->v, &st->m_most, &st->v_most, h);
     else tr_updates()->adam_direction(&low, &st->m, &st->v, &low, h);
-    TR_GO(opt_project_back(s->grad, &st->basis, &low));
-    tr_updates()->apply(&s->p->value, s->grad, &a);
+    rc = opt_project_back(s, &st->basis, &low, &a);
 done:
     tr_tensor_release(&low);
     return rc;
@@ -116,6 +114,23 @@ static size_t bytes_8bit(const void *config, int64_t m, int64_t n)
     return low < ((const struct galore *)config)->min_8bit_size ? bytes(config, m, n) : opt_basis_bytes(d, m, n) + 2 * (size_t)low + 8 * (size_t)blocks_of(low);
 }
 
+/* ---- sums of projections */
+
+static int64_t low_every(const void *config) { return ((const struct galore *)config)->proj.update_gap; }
+
+static bool low_shape(const void *config, int64_t m, int64_t n, int64_t dim[2])
+{
+    opt_basis_shape(&((const struct galore *)config)->proj, m, n, dim);
+    return true;
+}
+
+static int low_init(const void *config, void *state, const struct tr_param *p)
+{
+    return opt_basis_init(&((struct galore_state *)state)->basis, &((const struct galore *)config)->proj, p, TR_COMMUNICATION);
+}
+
+static const struct opt_low projected = { "", low_every, low_shape, low_init, opt_basis_visit, opt_basis_project_state };
+
 /* ---- with Adafactor inside */
 
 struct galore_adafactor { struct opt_adafactor inner; struct opt_projector proj; };
@@ -134,7 +149,7 @@ static int init_adafactor(const void *config, void *state, const struct tr_param
     struct galore_adafactor_state *s = state;
     int64_t m = tr_rows(&p->value), n = tr_cols(&p->value);
     struct opt_sides d = opt_sides_of(&c->proj, m, n);
-    TR_TRY(opt_basis_init(&s->basis, &c->proj, p));
+    TR_TRY(opt_basis_init(&s->basis, &c->proj, p, TR_OPTIMIZER));
     return opt_adafactor_init(&c->inner, &s->inner, TR_DIMS(d.left ? d.r : m, d.right ? d.r : n));
 }
 
@@ -146,12 +161,10 @@ static int update_adafactor(const void *config, void *state, const struct opt_st
     struct tr_tensor low = { 0 };
     double lr, rate;
     int rc;
-    TR_TRY(opt_basis_refresh(&st->basis, &c->proj, s, (int64_t)st->inner.t));
-    TR_GO(opt_project_down(&low, &st->basis, s->grad));
+    TR_GO(opt_project_down(&low, &st->basis, &c->proj, s));
     TR_GO(opt_adafactor_direction(&c->inner, &st->inner, &low, &s->p->value, s->lr, c->inner.scale_parameter, &lr, &rate));
-    TR_GO(opt_project_back(s->grad, &st->basis, &low));
     struct tr_apply a = { (float)(1 - lr * c->inner.base.weight_decay), (float)(rate * c->proj.scale), 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
-    tr_updates()->apply(&s->p->value, s->grad, &a);
+    rc = opt_project_back(s, &st->basis, &low, &a);
 done:
     tr_tensor_release(&low);
     return rc;
@@ -171,8 +184,23 @@ static size_t bytes_adafactor(const void *config, int64_t m, int64_t n)
     return opt_basis_bytes(d, m, n) + opt_adafactor_bytes(&c->inner, d.left ? d.r : m, d.right ? d.r : n, true);
 }
 
+static int64_t low_every_adafactor(const void *config) { return ((const struct galore_adafactor *)config)->proj.update_gap; }
+
+static bool low_shape_adafactor(const void *config, int64_t m, int64_t n, int64_t dim[2])
+{
+    opt_basis_shape(&((const struct galore_adafactor *)config)->proj, m, n, dim);
+    return true;
+}
+
+static int low_init_adafactor(const void *config, void *state, const struct tr_param *p)
+{
+    return opt_basis_init(&((struct galore_adafactor_state *)state)->basis, &((const struct galore_adafactor *)config)->proj, p, TR_COMMUNICATION);
+}
+
+static const struct opt_low projected_adafactor = { "", low_every_adafactor, low_shape_adafactor, low_init_adafactor, opt_basis_visit, opt_basis_project_state };
+
 #define SOURCE .matrices_only = true, .source = "Zhao et al. 2024, GaLore; galore-torch"
-#define KIND SOURCE, .config_size = sizeof(struct galore), .state_size = sizeof(struct galore_state), .visit = visit, \
+#define KIND SOURCE, .config_size = sizeof(struct galore), .state_size = sizeof(struct galore_state), .visit = visit, .low = &projected, \
     .rule = "P = first singular vectors of G, each update_gap steps; low = G P^T or P^T G; u = Adam direction of low; W = W - a scale (u P or P u); W = (1 - lr decay) W"
 const struct opt_kind opt_galore = {
     KIND, .name = "galore", .bf16_moments = true, .in_8bit = "galore-8bit", .summary = "AdamW in the subspace of the gradient's first singular vectors", .options = options, .rest = "adamw-hf",
@@ -185,6 +213,6 @@ const struct opt_kind opt_galore_8bit = {
 const struct opt_kind opt_galore_adafactor = {
     SOURCE, .name = "galore-adafactor", .summary = "Adafactor in the subspace of the gradient's first singular vectors", .options = options_adafactor, .rest = "adafactor",
     .rule = "P = first singular vectors of G, each update_gap steps; low = G P^T or P^T G; d = Adafactor's step of low; W = (1 - lr decay) W - scale (d P or P d)",
-    .config_size = sizeof(struct galore_adafactor), .state_size = sizeof(struct galore_adafactor_state), .visit = visit_adafactor,
+    .config_size = sizeof(struct galore_adafactor), .state_size = sizeof(struct galore_adafactor_state), .visit = visit_adafactor, .low = &projected_adafactor,
     .init = init_adafactor, .update = update_adafactor, .bytes = bytes_adafactor,
 };

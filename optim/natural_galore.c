@@ -51,7 +51,7 @@ static int init(const void *config, void *state, const struct tr_param *p)
     const struct natural *c = config;
     struct natural_state *s = state;
     struct opt_projector proj = projector(c);
-    TR_TRY(opt_basis_init(&s->basis, &proj, p));
+    TR_TRY(opt_basis_init(&s->basis, &proj, p, TR_OPTIMIZER));
     TR_TRY(opt_low_new(&s->m, c->base.moments, &s->basis, p));
     TR_TRY(opt_low_new(&s->v, c->base.moments, &s->basis, p));
     return tr_tensor_new(&s->queue, TR_OPTIMIZER, TR_F32, TR_DIMS(c->natural_history, tr_count(&s->m)));
@@ -89,13 +89,11 @@ static int update(const void *config, void *state, const struct opt_step *s)
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
     struct tr_apply a = { 1, (float)(rate * proj.scale), (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
     int rc;
-    TR_TRY(opt_basis_refresh(&st->basis, &proj, s, t - 1));
-    if (c->on_refresh == CLEAR && (t - 1) % proj.update_gap == 0) st->held = 0;
-    TR_GO(opt_project_down(&low, &st->basis, s->grad));
+    if (c->on_refresh == CLEAR && opt_basis_due(&proj, s->t)) st->held = 0;
+    TR_GO(opt_project_down(&low, &st->basis, &proj, s));
     TR_GO(natural_gradient(c, st, &low));
     tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) });
-    TR_GO(opt_project_back(s->grad, &st->basis, &low));
-    tr_updates()->apply(&s->p->value, s->grad, &a);
+    rc = opt_project_back(s, &st->basis, &low, &a);
 done:
     tr_tensor_release(&low);
     return rc;
@@ -120,9 +118,26 @@ static size_t bytes(const void *config, int64_t m, int64_t n)
     return opt_basis_bytes(d, m, n) + (2 * opt_moment_size(config) + 4 * (size_t)c->natural_history) * (size_t)opt_low_count(d, m, n);
 }
 
+static int64_t low_every(const void *config) { return ((const struct natural *)config)->proj.update_gap; }
+
+static bool low_shape(const void *config, int64_t m, int64_t n, int64_t dim[2])
+{
+    struct opt_projector proj = projector(config);
+    opt_basis_shape(&proj, m, n, dim);
+    return true;
+}
+
+static int low_init(const void *config, void *state, const struct tr_param *p)
+{
+    struct opt_projector proj = projector(config);
+    return opt_basis_init(&((struct natural_state *)state)->basis, &proj, p, TR_COMMUNICATION);
+}
+
+static const struct opt_low projected = { "", low_every, low_shape, low_init, opt_basis_visit, opt_basis_project_state };
+
 const struct opt_kind opt_natural_galore = {
     .name = "natural-galore", .bf16_moments = true, .summary = "galore with the natural gradient in its subspace", .source = "Das 2024, Natural GaLore; the author's code",
     .rule = "low = U^T G V; y = (damping + sum of the last lows' outer products)^-1 low; u = Adam direction of y; W = W - a scale U u V^T; W = (1 - lr decay) W",
     .options = options, .config_size = sizeof(struct natural), .state_size = sizeof(struct natural_state), .matrices_only = true, .rest = "adamw-hf",
-    .init = init, .update = update, .visit = visit, .bytes = bytes,
+    .init = init, .update = update, .visit = visit, .bytes = bytes, .low = &projected,
 };

@@ -105,7 +105,7 @@ static int64_t following(const struct opt_offload *o, int64_t i)
     return -1;
 }
 
-int opt_offload_bring(struct opt_offload *o, int64_t i, bool step)
+int opt_offload_bring(struct opt_offload *o, int64_t i, enum opt_walk walk)
 {
     struct slot *s = &o->slot[i];
     if (s->place == STAYS || s->place == HERE) return TR_OK;
@@ -114,9 +114,9 @@ int opt_offload_bring(struct opt_offload *o, int64_t i, bool step)
     TR_TRY(tr_spill_wait(o->file, s->ticket));
     s->place = HERE;
     point(s, s->memory);
-    if (step && o->last >= 0) o->slot[o->last].next = i;
-    if (step) o->last = i;
-    int64_t next = step ? s->next : following(o, i);
+    if (walk == OPT_STEP && o->last >= 0) o->slot[o->last].next = i;
+    if (walk == OPT_STEP) o->last = i;
+    int64_t next = walk == OPT_STEP ? s->next : walk == OPT_LIST ? following(o, i) : -1;
     return next >= 0 && o->slot[next].place == AWAY ? come(o, &o->slot[next]) : TR_OK;
 }
 

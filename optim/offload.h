@@ -17,9 +17,11 @@ void opt_offload_free(struct opt_offload *o);
 enum { OPT_OFFLOAD_TENSORS = 16 };
 int opt_offload_add(struct opt_offload *o, int64_t i, struct tr_tensor *const *t, int n);
 
-/* Brings parameter i's state (category optimizer); then gives it up, written back when it was changed. step: the order of a
- * step, which is learned and read ahead in the next one; else parameters come by their numbers. Errors: TR_EFAIL, the file's. */
-int opt_offload_bring(struct opt_offload *o, int64_t i, bool step);
+/* Brings parameter i's state (category optimizer); then gives it up, written back when it was changed. What is read ahead:
+ * OPT_STEP, the order of updates, learned in the step before; OPT_LIST, by their numbers; OPT_ALONE, nothing. Errors: TR_EFAIL,
+ * the file's. */
+enum opt_walk { OPT_STEP, OPT_LIST, OPT_ALONE };
+int opt_offload_bring(struct opt_offload *o, int64_t i, enum opt_walk walk);
 int opt_offload_away(struct opt_offload *o, int64_t i, bool changed);
 /* Nothing is in memory any more, nothing on its way. */
 int opt_offload_settle(struct opt_offload *o);

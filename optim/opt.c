@@ -95,9 +95,21 @@ static int deal(struct opt *o, const struct opt_setup *setup)
     return rc;
 }
 
+static bool low_shape(const struct opt *o, const struct item *it, int64_t step, int64_t dim[2])
+{
+    int64_t low[2];
+    if (!o->projects || !it->state || !it->kind->low || (step - 1) % it->kind->low->every(it->config) == 0 ||
+        !it->kind->low->shape(it->config, tr_rows(&it->p->value), tr_cols(&it->p->value), low)) return false;
+    memcpy(dim, low, sizeof low);
+    return true;
+}
+
 int opt_item_make(struct opt *o, struct item *it)
 {
-    return it->state && it->kind->init && has_rows(o, it) ? it->kind->init(it->config, it->state, it->first ? &it->own : it->p) : TR_OK;
+    if (!it->state || !it->kind->init) return TR_OK;
+    int64_t dim[2];
+    if (!has_rows(o, it)) return low_shape(o, it, 2, dim) ? it->kind->low->init(it->config, it->state, it->p) : TR_OK; /* no refresh comes so soon */
+    return it->kind->init(it->config, it->state, it->first ? &it->own : it->p);
 }
 
 static int move_out(struct opt *o, struct item *it);
@@ -123,6 +135,7 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
     o->seed = setup->seed;
     o->tokens = setup->tokens;
     o->lr = setup->lr;
+    o->projects = setup->projects;
     TR_GO(opt_settings_build(&o->all, setup->entry, setup->n, setup->path));
     TR_GO(tr_calloc(&o->item, (size_t)n, sizeof *o->item));
     for (int64_t i = 0; i < n; i++) {
@@ -168,17 +181,17 @@ static int show_tensor(struct opt_lister *l, const char *field, struct tr_tensor
 }
 
 /* The first rank that has rows. */
-static int root_of(const struct opt_lister *l)
+static int root_of(const struct opt *o, const struct item *it)
 {
     int root = 0;
-    while (root + 1 < l->o->comm->size && l->it->first[root + 1] == 0) root++;
+    while (root + 1 < o->comm->size && it->first[root + 1] == 0) root++;
     return root;
 }
 
 /* Gathers a tensor of the state, shows it, and takes back this rank's rows. */
 static int whole_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t, struct tr_tensor *own)
 {
-    int size = l->o->comm->size, rank = l->o->comm->rank, root = root_of(l);
+    int size = l->o->comm->size, rank = l->o->comm->rank, root = root_of(l->o, l->it);
     int64_t *first;
     if (!t->ndim) return TR_OK;
     TR_TRY(tr_calloc(&first, (size_t)size + 1, sizeof *first));
@@ -191,6 +204,7 @@ static int whole_tensor(struct opt_lister *l, const char *field, struct tr_tenso
     TR_GO(tr_comm_gather_rows(l->o->comm, t, NULL, first));
     TR_GO(show_tensor(l, field, t));
     if (any) rc = tr_tensor_copy(own, &mine);
+    else if (own->ndim) rc = tr_tensor_copy(own, t); /* what projecting needs, of a state that is elsewhere */
 done:
     free(first);
     return rc;
@@ -218,7 +232,7 @@ int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int
     if (l->mode == TAKE) memcpy(words, own, (size_t)count * 8);
     if (l->mode != WHOLE) return TR_OK;
     memcpy(words, own, (size_t)count * 8);
-    TR_TRY(tr_comm_words(l->o->comm, words, (size_t)count, root_of(l)));
+    TR_TRY(tr_comm_words(l->o->comm, words, (size_t)count, root_of(l->o, l->it)));
     TR_TRY(l->v->words(l->v->self, name, words, count));
     memcpy(own, words, (size_t)count * 8);
     return TR_OK;
@@ -267,7 +281,7 @@ static int move_out(struct opt *o, struct item *it)
     return opt_offload_add(o->offload, it - o->item, t, n);
 }
 
-static int bring(struct opt *o, const struct item *it, bool step) { return o->offload ? opt_offload_bring(o->offload, it - o->item, step) : TR_OK; }
+static int bring(struct opt *o, const struct item *it, enum opt_walk walk) { return o->offload ? opt_offload_bring(o->offload, it - o->item, walk) : TR_OK; }
 static int away(struct opt *o, const struct item *it, bool changed) { return o->offload ? opt_offload_away(o->offload, it - o->item, changed) : TR_OK; }
 int opt_settle(struct opt *o) { return o->offload ? opt_offload_settle(o->offload) : TR_OK; }
 
@@ -301,7 +315,7 @@ int opt_visit(struct opt *o, struct tr_visitor *v)
     for (int64_t i = 0; i < o->n; i++) {
         struct item *it = &o->item[i];
         if (!it->state || !it->kind->visit || it->away) continue;
-        TR_TRY(bring(o, it, false));
+        TR_TRY(bring(o, it, OPT_LIST));
         TR_TRY(list_one(o, it, v));
         TR_TRY(away(o, it, !v->only_reads));
     }
@@ -328,7 +342,7 @@ void opt_free(struct opt *o)
 
 int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
 {
-    TR_TRY(bring(o, it, true));
+    TR_TRY(bring(o, it, OPT_STEP));
     TR_TRY(it->kind->update(it->config, it->state, s));
     return away(o, it, true);
 }
@@ -340,6 +354,60 @@ int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double
     if (!it->state || it->p->frozen) return TR_OK;
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
+}
+
+/* ---- projections in place of gradients */
+
+bool opt_low_shape(const struct opt *o, const struct tr_param *p, int64_t step, int64_t dim[2]) { return low_shape(o, &o->item[p->index], step, dim); }
+
+int64_t opt_low_every(const struct opt *o)
+{
+    int64_t every = 0, dim[2];
+    for (int64_t i = 0; i < o->n; i++) {
+        const struct item *it = &o->item[i];
+        if (!low_shape(o, it, 2, dim)) continue;
+        int64_t gap = it->kind->low->every(it->config);
+        if (!every || gap < every) every = gap;
+    }
+    return every;
+}
+
+int opt_project(struct opt *o, struct tr_param *p, struct tr_tensor *low, const struct tr_tensor *grad)
+{
+    struct item *it = &o->item[p->index];
+    TR_TRY(bring(o, it, OPT_ALONE));
+    TR_TRY(it->kind->low->project(it->config, it->state, low, grad));
+    return away(o, it, false);
+}
+
+int opt_update_low(struct opt *o, struct tr_param *p, struct tr_tensor *low, double lr, int64_t step)
+{
+    struct item *it = &o->item[p->index];
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = low, .low = true, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens };
+    place_of(o, it, &s);
+    return opt_item_update(o, it, &s);
+}
+
+int opt_share_low(struct opt *o, struct tr_param *p, int64_t step)
+{
+    struct item *it = &o->item[p->index];
+    struct fields own = { .n = 0 };
+    struct opt_lister l = { NULL, NOTE, o, it, &own };
+    int64_t *first, dim[2];
+    if (!it->first || low_shape(o, it, step, dim) || !low_shape(o, it, step + 1, dim)) return TR_OK;
+    int size = o->comm->size, root = root_of(o, it), rc;
+    TR_TRY(tr_calloc(&first, (size_t)size + 1, sizeof *first));
+    TR_GO(bring(o, it, OPT_ALONE));
+    TR_GO(it->kind->low->visit(it->state, &l));
+    for (int k = 0; k < own.n; k++) {
+        if (!own.tensor[k]->ndim) continue;
+        for (int r = 0; r <= size; r++) first[r] = r > root ? tr_rows(own.tensor[k]) : 0;
+        TR_GO(tr_comm_gather_rows(o->comm, own.tensor[k], NULL, first));
+    }
+    rc = away(o, it, o->comm->rank != root);
+done:
+    free(first);
+    return rc;
 }
 
 int64_t opt_probe_every(const struct opt *o, enum opt_probe probe)
@@ -367,7 +435,7 @@ int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int
     struct item *it = &o->item[p->index];
     struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens, .more = more };
     if (!it->state || !it->kind->curvature) return TR_OK;
-    TR_TRY(bring(o, it, true));
+    TR_TRY(bring(o, it, OPT_STEP));
     TR_TRY(it->kind->curvature(it->config, it->state, &s));
     return away(o, it, true);
 }

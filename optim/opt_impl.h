@@ -14,6 +14,7 @@ struct opt {
     int blocks;
     uint64_t seed;
     double tokens, lr;
+    bool projects;                 /* see struct opt_setup */
     struct tr_comm *comm;
     struct opt_offload *offload;   /* NULL: all state is in memory */
 };

@@ -27,6 +27,7 @@ struct opt_given { void *self; int (*get)(void *self, const char *what, int64_t 
 struct opt_step {
     struct tr_param *p;
     struct tr_tensor *grad;
+    bool low;             /* grad is the projection that the kind's `low` tells of, in place of the gradient */
     const struct opt_slopes *slopes;   /* for rules that learn from losses, in place of grad */
     double lr;
     double schedule;      /* lr as a share of the recipe's train.lr, for rules with a second rate */
@@ -57,6 +58,22 @@ struct opt_lister;        /* takes the state of one parameter; see opt_list_* */
 int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t);
 int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int64_t count);
 
+/* Rules that learn from a projection of the gradient alone, but at a refresh. Projecting is linear: gradients of micro-batches
+ * and of ranks are projected first and added then.
+ *   every    so many updates there is a refresh, which needs the gradient; the first is in update 1
+ *   shape    of that projection of an [m,n] matrix; false: there is none under this configuration
+ *   init     of a state, what projecting needs alone, zeroed (category communication)
+ *   visit    lists the same
+ *   project  low = projection of g, both f32 */
+struct opt_low {
+    const char *where;            /* for help: under which configuration; "" under each */
+    int64_t (*every)(const void *config);
+    bool (*shape)(const void *config, int64_t m, int64_t n, int64_t dim[2]);
+    int (*init)(const void *config, void *state, const struct tr_param *p);
+    int (*visit)(void *state, struct opt_lister *l);
+    int (*project)(const void *config, const void *state, struct tr_tensor *low, const struct tr_tensor *g);
+};
+
 struct opt_kind {
     const char *name, *summary, *rule, *source;   /* rule: the update in a line or a few, for help */
     const struct tr_option *options;              /* offsets into the configuration */
@@ -75,6 +92,7 @@ struct opt_kind {
     int (*check)(const void *config);             /* combinations; may be NULL */
     int (*init)(const void *config, void *state, const struct tr_param *p);   /* state is zeroed; may be NULL */
     int (*update)(const void *config, void *state, const struct opt_step *s);
+    const struct opt_low *low;                    /* NULL: every update needs the gradient itself */
     /* Kinds whose layers take turns: whether a parameter trains, and whether its state starts anew. A parameter that does not
      * train is frozen and has no state. NULL: all train always. */
     int (*turn)(const void *config, const struct opt_turn *t, bool *trains);
@@ -114,6 +132,8 @@ struct opt_setup {
     double tokens;                   /* of a full step */
     double lr;                       /* the recipe's learning rate, before its schedule */
     bool shares_weights;             /* ranks have rows of the weights alone (ZeRO 3) */
+    bool projects;                   /* opt_project is called, on every rank: each holds what projecting needs (of states that others
+                                      * have: category communication) */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void *self;
@@ -129,6 +149,18 @@ int opt_begin(struct opt *o, int64_t step);
 /* Applies one finished gradient (of this rank's rows where ranks share); once per parameter and step, in any order.
  * given: NULL but in replay. */
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given);
+/* Whether update `step` (from 1) of a parameter needs but a projection of its gradient: then its shape, [R,N] or [M,R], else dim
+ * stays as it is. The same on every rank. */
+bool opt_low_shape(const struct opt *o, const struct tr_param *p, int64_t step, int64_t dim[2]);
+/* Updates from one that needs gradients to the next; 0: all do. */
+int64_t opt_low_every(const struct opt *o);
+/* low (f32, of that shape) = projection of a gradient of the whole parameter, on any rank. */
+int opt_project(struct opt *o, struct tr_param *p, struct tr_tensor *low, const struct tr_tensor *grad);
+/* opt_update with the sum of projections; where ranks share state, on the rank that has it. */
+int opt_update_low(struct opt *o, struct tr_param *p, struct tr_tensor *low, double lr, int64_t step);
+/* After update `step`, where it was with the gradient: what projecting needs goes from the rank that has the state to the others.
+ * Collective where ranks share state. */
+int opt_share_low(struct opt *o, struct tr_param *p, int64_t step);
 /* What the rules of a run learn from; all from the same. */
 enum opt_needs opt_needs(const struct opt *o);
 /* A whole step of rules that learn from losses: moves the parameters along directions and back, asks for the loss of the same

@@ -18,12 +18,12 @@ int64_t opt_low_count(struct opt_sides d, int64_t m, int64_t n) { return (d.left
 
 size_t opt_basis_bytes(struct opt_sides d, int64_t m, int64_t n) { return 4 * (size_t)((d.left ? m * d.r : 0) + (d.right ? d.r * n : 0)); }
 
-int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p)
+int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p, enum tr_category category)
 {
     int64_t m = tr_rows(&p->value), n = tr_cols(&p->value);
     struct opt_sides d = opt_sides_of(c, m, n);
-    if (d.left) TR_TRY(tr_tensor_new(&b->left, TR_OPTIMIZER, TR_F32, TR_DIMS(m, d.r)));
-    return d.right ? tr_tensor_new(&b->right, TR_OPTIMIZER, TR_F32, TR_DIMS(d.r, n)) : TR_OK;
+    if (d.left) TR_TRY(tr_tensor_new(&b->left, category, TR_F32, TR_DIMS(m, d.r)));
+    return d.right ? tr_tensor_new(&b->right, category, TR_F32, TR_DIMS(d.r, n)) : TR_OK;
 }
 
 int opt_low_new(struct tr_tensor *t, enum tr_dtype dtype, const struct opt_basis *b, const struct tr_param *p)
@@ -81,23 +81,31 @@ static int refresh(struct tr_tensor *p, const struct opt_projector *c, const str
     return rc;
 }
 
-int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s, int64_t done)
+bool opt_basis_due(const struct opt_projector *c, int64_t t) { return (t - 1) % c->update_gap == 0; }
+
+static int refresh_due(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s)
 {
     bool full = b->left.ndim && b->right.ndim;
-    if (done % c->update_gap) return TR_OK;
-    if (b->left.ndim) TR_TRY(refresh(&b->left, c, s, false, full, done / c->update_gap));
-    return b->right.ndim ? refresh(&b->right, c, s, true, full, done / c->update_gap) : TR_OK;
+    int64_t k = (s->t - 1) / c->update_gap;
+    if (!opt_basis_due(c, s->t)) return TR_OK;
+    if (b->left.ndim) TR_TRY(refresh(&b->left, c, s, false, full, k));
+    return b->right.ndim ? refresh(&b->right, c, s, true, full, k) : TR_OK;
 }
 
-int opt_project_down(struct tr_tensor *low, const struct opt_basis *b, const struct tr_tensor *g)
+void opt_basis_shape(const struct opt_projector *c, int64_t m, int64_t n, int64_t dim[2])
 {
-    int64_t m = tr_rows(g), n = tr_cols(g), rl = b->left.ndim ? tr_cols(&b->left) : m, rr = b->right.ndim ? tr_rows(&b->right) : n;
+    struct opt_sides d = opt_sides_of(c, m, n);
+    dim[0] = d.left ? d.r : m;
+    dim[1] = d.right ? d.r : n;
+}
+
+static int down(const struct opt_basis *b, struct tr_tensor *low, const struct tr_tensor *g)
+{
     struct tr_tensor half = { 0 };
     int rc;
-    TR_TRY(tr_tensor_arena(low, TR_WORKSPACE, TR_F32, TR_DIMS(rl, rr), 0));
     if (!b->left.ndim) return tr_gemm_f32(low, 1, g, false, &b->right, true, 0);
     if (!b->right.ndim) return tr_gemm_f32(low, 1, &b->left, true, g, false, 0);
-    TR_GO(tr_tensor_arena(&half, TR_WORKSPACE, TR_F32, TR_DIMS(rl, n), 0));
+    TR_TRY(tr_tensor_arena(&half, TR_WORKSPACE, TR_F32, TR_DIMS(tr_rows(low), tr_cols(g)), 0));
     TR_GO(tr_gemm_f32(&half, 1, &b->left, true, g, false, 0));
     TR_GO(tr_gemm_f32(low, 1, &half, false, &b->right, true, 0));
 done:
@@ -105,7 +113,24 @@ done:
     return rc;
 }
 
-int opt_project_back(struct tr_tensor *g, const struct opt_basis *b, const struct tr_tensor *low)
+int opt_project_down(struct tr_tensor *low, struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s)
+{
+    int64_t dim[2];
+    if (s->low) {
+        *low = *s->grad;
+        low->owner = 0;
+        return TR_OK;
+    }
+    TR_TRY(refresh_due(b, c, s));
+    opt_basis_shape(c, tr_rows(s->grad), tr_cols(s->grad), dim);
+    TR_TRY(tr_tensor_arena(low, TR_WORKSPACE, TR_F32, 2, dim, 0));
+    return down(b, low, s->grad);
+}
+
+int opt_basis_visit(void *state, struct opt_lister *l) { return opt_basis_list(state, l); }
+int opt_basis_project_state(const void *config, const void *state, struct tr_tensor *low, const struct tr_tensor *g) { return down(state, low, g); }
+
+static int back(struct tr_tensor *g, const struct opt_basis *b, const struct tr_tensor *low)
 {
     struct tr_tensor half = { 0 };
     int rc;
@@ -116,5 +141,17 @@ int opt_project_back(struct tr_tensor *g, const struct opt_basis *b, const struc
     TR_GO(tr_gemm_f32(g, 1, &b->left, false, &half, false, 0));
 done:
     tr_tensor_release(&half);
+    return rc;
+}
+
+int opt_project_back(const struct opt_step *s, const struct opt_basis *b, const struct tr_tensor *low, const struct tr_apply *a)
+{
+    struct tr_tensor whole = { 0 }, *g = s->low ? &whole : s->grad; /* what is left of the gradient holds the step */
+    int rc;
+    if (s->low) TR_TRY(tr_tensor_arena(&whole, TR_WORKSPACE, TR_F32, TR_DIMS(tr_rows(&s->p->value), tr_cols(&s->p->value)), 0));
+    TR_GO(back(g, b, low));
+    tr_updates()->apply(&s->p->value, g, a);
+done:
+    tr_tensor_release(&whole);
     return rc;
 }

@@ -3,6 +3,7 @@
  * low = A^T G B^T [R,R]. */
 #ifndef OPT_PROJECT_H
 #define OPT_PROJECT_H
+#include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
 
 enum { OPT_EXACT, OPT_RANDOM };
@@ -31,15 +32,20 @@ int opt_singular_vectors(struct tr_tensor *p, int svd, const struct opt_step *s,
 
 /* Part of a state: one or both bases, f32. */
 struct opt_basis { struct tr_tensor left, right; };
-int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p);
+int opt_basis_init(struct opt_basis *b, const struct opt_projector *c, const struct tr_param *p, enum tr_category category);
 /* Zeroed tensor shaped like low, for moments. */
 int opt_low_new(struct tr_tensor *t, enum tr_dtype dtype, const struct opt_basis *b, const struct tr_param *p);
 int opt_basis_list(struct opt_basis *b, struct opt_lister *l);
-/* New bases from s->grad when `done` updates (from 0) reach a multiple of update_gap. Given ones may be [N,R] on the right. */
-int opt_basis_refresh(struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s, int64_t done);
-/* *low in the arena, the caller's to release. */
-int opt_project_down(struct tr_tensor *low, const struct opt_basis *b, const struct tr_tensor *g);
-/* g = back(low). */
-int opt_project_back(struct tr_tensor *g, const struct opt_basis *b, const struct tr_tensor *low);
+/* Whether update t (from 1) has a refresh. */
+bool opt_basis_due(const struct opt_projector *c, int64_t t);
+/* *low = projection of the gradient, after new bases from it where they are due (given ones may be [N,R] on the right); or s->grad
+ * itself where it came projected. The caller releases it. */
+int opt_project_down(struct tr_tensor *low, struct opt_basis *b, const struct opt_projector *c, const struct opt_step *s);
+/* The weight moves by back(low), see struct tr_apply. */
+int opt_project_back(const struct opt_step *s, const struct opt_basis *b, const struct tr_tensor *low, const struct tr_apply *a);
+/* For struct opt_low: the shape of low; and its functions for states that begin with a basis. */
+void opt_basis_shape(const struct opt_projector *c, int64_t m, int64_t n, int64_t dim[2]);
+int opt_basis_visit(void *state, struct opt_lister *l);
+int opt_basis_project_state(const void *config, const void *state, struct tr_tensor *low, const struct tr_tensor *g);
 
 #endif

@@ -268,7 +268,8 @@ static int help_one(struct tr_buf *out, const struct opt_kind *k)
                            k->matrices_only ? "Embeddings, output head, norms and biases take " : "", k->matrices_only ? k->rest : "", k->matrices_only ? ".\n" : "", k->source);
     tr_options_release(k->options, config);
     free(config);
-    return rc;
+    if (rc != TR_OK || !k->low) return rc;
+    return tr_buf_printf(out, "\nSums of gradients\n %s With several micro-batches a step and train.clip = 0 gradients are projected first and\n  added up, and sent between ranks, as projections; whole only every update_gap steps, when the\n  subspace is new. grad_norm is then that of the projections.\n", k->low->where);
 }
 
 int opt_help(struct tr_buf *out, const char *name)

@@ -40,11 +40,12 @@ static enum forecast_phase phase_of(enum tr_part part, enum forecast_phase now)
     }
 }
 
-struct watch { struct forecast *f; enum forecast_phase now; };
+struct watch { struct forecast *f; enum forecast_phase now; int step; };
 
 static void watch(void *self, const struct tr_ledger *l)
 {
     struct watch *w = self;
+    if (l->now[TR_GRADIENTS] > w->f->held[w->step]) w->f->held[w->step] = l->now[TR_GRADIENTS];
     w->now = phase_of(tr_part_current(), w->now);
     if (l->total <= w->f->phase[w->now].total) return;
     w->f->phase[w->now].total = l->total;
@@ -71,7 +72,7 @@ static int change(struct job *j, const char *set)
 
 static int dry_run(struct job *j, const char *set, struct forecast *f)
 {
-    struct watch w = { f, FORECAST_EMBED };
+    struct watch w = { .f = f, .now = FORECAST_EMBED };
     if (set) TR_TRY(change(j, set));
     struct step_result s;
     job_forget_files(j); /* as the run does; this process ends after the answer */
@@ -84,10 +85,13 @@ static int dry_run(struct job *j, const char *set, struct forecast *f)
     tr_mem_reset_peak();
     struct tr_spill_counts one = { 0 };
     tr_mem_trace(watch, &w);
-    for (int i = 0; i < 2; i++) {
+    for (w.step = 0; w.step < 2; w.step++) {
+        uint64_t moved = j->comm->moved;
         one = job_disk(j);
         TR_TRY(job_step(j, &s));
+        f->sent[w.step] = (j->comm->moved - moved) / (uint64_t)j->comm->size;
     }
+    f->refresh = opt_low_every(j->opt);
     f->disk = job_disk(j);
     f->disk.read -= one.read;
     f->disk.written -= one.written;

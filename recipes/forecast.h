@@ -13,6 +13,9 @@ struct forecast {
     int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
     struct tr_spill_counts disk;   /* memory.offload: bytes read and written in a step, and those of the files */
     int rank;                      /* the rank that this is of */
+    uint64_t sent[2];              /* bytes that a rank sends, the mean over ranks: in the first step, and in the second */
+    size_t held[2];                /* most bytes of gradients in each of the two */
+    int64_t refresh;               /* updates from one refresh of the subspaces to the next, where gradients are summed in them; else 0 */
     size_t dealt_least, dealt_most;   /* see struct job */
     size_t formula;                /* optimizer state by the kinds' formulas */
     struct { size_t total, at[TR_CATEGORIES]; } phase[FORECAST_PHASES];   /* the fullest moment of each */

@@ -148,6 +148,7 @@ int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute)
     j->rounds = j->micro_batches / j->comm->size;
     j->recompute = recompute;
     j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->rounds == 1 && !(r->train.clip > 0);
+    j->projects = j->micro_batches > 1 && !(r->train.clip > 0); /* whatever the number of ranks; clipping is by the norm of whole gradients */
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false",
                        r->train.clip, r->path, 4e-6 * (double)tr_shape_params(&j->shape));
@@ -235,6 +236,7 @@ int job_training(struct job *j)
                                .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr };
     size_t n = (size_t)j->net->n_params;
     TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
+    TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)j->comm->size + 1) * sizeof *j->low_first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
     TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + 2, sizeof *j->figures));
     if (j->comm->size > 1 && r->parallel.zero > 0) {
@@ -250,6 +252,7 @@ int job_training(struct job *j)
         setup.file = j->state_file;
     }
     setup.shares_weights = j->net->sharded;
+    setup.projects = j->projects;
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     if (opt_needs(j->opt) != OPT_GRADIENT && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
@@ -301,6 +304,7 @@ void job_release(struct job *j)
 {
     opt_free(j->opt);
     free(j->first);
+    free(j->low_first);
     free(j->sum);
     free(j->figures);
     tr_loader_free(j->loader);

@@ -26,10 +26,11 @@ struct job {
     enum tr_recompute recompute;
     bool values;                         /* of weights that ranks share: loaded once they are dealt */
     bool fused;                          /* each parameter is updated inside backward */
+    bool projects;                       /* gradients are projected where the rule allows it, before they are added */
     int64_t segment;                     /* tokens of the loss head at a time */
     /* ranks: rows of each parameter dealt to them, size + 1 numbers each; sums of gradients, this rank's rows, within a step */
     struct tr_comm *comm;
-    int64_t *first;
+    int64_t *first, *low_first;          /* low_first: of one projection at a time */
     struct tr_tensor *sum;
     size_t dealt_least, dealt_most;      /* bytes of state (at stage 3 with weights) of the ranks with least and most */
     double *figures;                     /* what ranks add up at the end of a step, see update.c */

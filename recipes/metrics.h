@@ -10,7 +10,7 @@ struct metrics_row {
     struct tr_ledger memory;
     size_t peak_rss;
     int ranks;                              /* the rest only where there are several */
-    int64_t sent;                           /* bytes that this rank sent in the step */
+    int64_t sent;                           /* bytes that a rank sent in the step, the mean over ranks */
     double wait_s;                          /* seconds that it waited for others */
     size_t peaks[2], rsss[2];               /* smallest and largest peak and peak_rss of all ranks */
 };

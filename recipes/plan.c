@@ -79,19 +79,6 @@ done:
     return rc;
 }
 
-/* Bytes that a rank sends in a step: rows of others' gradients each round, then its rows of weights (at stage 3 each round, for
- * forward and again for backward; a tied embedding for both its uses, embedding and head not again), or at stage 0 of sums. */
-static double traffic(const struct job *j)
-{
-    double n = (double)tr_shape_params(&j->shape), others = (double)(j->comm->size - 1) / j->comm->size;
-    double weight = j->r->model.dtype == RECIPE_BF16 ? 2 : j->r->model.dtype == RECIPE_INT8 ? 1 + 5.0 / TR_QUANT_GROUP : 4;
-    if (j->r->parallel.zero == 3) {
-        double vocabulary = (double)(j->shape.vocab * j->shape.hidden), blocks = n - vocabulary * (j->shape.tied ? 1 : 2);
-        return others * (double)j->rounds * (4 * n + weight * (2 * blocks + 2 * vocabulary));
-    }
-    return others * n * (4 * (double)j->rounds + (j->r->parallel.zero ? weight : 4));
-}
-
 static json_t *categories(const size_t *at)
 {
     json_t *m = json_object();
@@ -117,7 +104,11 @@ static void print_json(const struct job *j, const struct forecast *f, double spe
     json_object_set_new(o, "ranks", json_integer(j->comm->size));
     json_object_set_new(o, "rank", json_integer(f->rank));
     json_object_set_new(o, "dealt", json_pack("[I,I]", (json_int_t)f->dealt_least, (json_int_t)f->dealt_most));
-    json_object_set_new(o, "sent_per_step", json_integer((json_int_t)traffic(j)));
+    json_object_set_new(o, "sent_per_step", json_integer((json_int_t)f->sent[1]));
+    json_object_set_new(o, "gradients_per_step", json_integer((json_int_t)f->held[1]));
+    if (f->refresh > 1) { /* steps whose subspaces are new, which the peak is of */
+        json_object_set_new(o, "refresh", json_pack("{s:I,s:I,s:I}", "every", (json_int_t)f->refresh, "sent", (json_int_t)f->sent[0], "gradients", (json_int_t)f->held[0]));
+    }
     json_object_set_new(d, "file", json_integer((json_int_t)f->disk.file));
     json_object_set_new(d, "read_per_step", json_integer((json_int_t)f->disk.read));
     json_object_set_new(d, "written_per_step", json_integer((json_int_t)f->disk.written));
@@ -162,9 +153,13 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
     if (f->disk.file > 0)
         printf("memory.offload: %.1f MB wait on disk (%s); a step reads %.1f MB and writes %.1f MB; in memory stay weights, gradients and what is at work\n",
                (double)f->disk.file / 1e6, offload_folder(j), (double)f->disk.read / 1e6, (double)f->disk.written / 1e6);
+    if (f->refresh > 1) {
+        printf("gradients are summed as projections: at most %.1f MB, and %.1f MB in one step of %" PRId64 ", when subspaces are new", (double)f->held[1] / 1e6, (double)f->held[0] / 1e6, f->refresh);
+        if (j->comm->size > 1) printf("; %.1f MB are sent then", (double)f->sent[0] / 1e6);
+        puts("");
+    }
     if (j->comm->size > 1) {
-        double sent = traffic(j);
-        printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank %d is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, f->rank, sent / 1e6);
+        printf("for each of %d ranks at ZeRO stage %" PRId64 " (rank %d is shown); each sends about %.1f MB a step\n", j->comm->size, j->r->parallel.zero, f->rank, (double)f->sent[1] / 1e6);
         if (f->dealt_most) printf("%s of a rank: %.1f to %.1f MB; the one with most is shown\n", j->r->parallel.zero == 3 ? "optimizer state and weights" : "optimizer state", (double)f->dealt_least / 1e6, (double)f->dealt_most / 1e6);
     }
     if (j->r->memory.budget > 0) printf("%s memory.budget = %.2f GB\n", fits ? "fits" : "does not fit", (double)j->r->memory.budget / 1e9);

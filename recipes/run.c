@@ -155,21 +155,24 @@ done:
     return rc;
 }
 
-/* The least and the most memory of all ranks. */
+/* The least and the most memory of all ranks, and the mean of what they sent. */
 static int span_ranks(struct tr_comm *c, struct metrics_row *row)
 {
-    double mine[2] = { (double)row->memory.peak, (double)row->peak_rss }, *all;
+    enum { PEAK, RSS, SENT, FIGURES };
+    double mine[FIGURES] = { (double)row->memory.peak, (double)row->peak_rss, (double)row->sent }, *all, sent = 0;
     TR_TRY(tr_calloc(&all, (size_t)c->size, sizeof mine));
-    int rc = tr_comm_each(c, mine, 2, all);
-    for (int i = 0; i < 2 && rc == TR_OK; i++) {
-        size_t *span = i ? row->rsss : row->peaks;
+    int rc = tr_comm_each(c, mine, FIGURES, all);
+    for (int i = PEAK; i <= RSS && rc == TR_OK; i++) {
+        size_t *span = i == RSS ? row->rsss : row->peaks;
         span[0] = span[1] = (size_t)all[i];
         for (int r = 1; r < c->size; r++) {
-            size_t x = (size_t)all[2 * r + i];
+            size_t x = (size_t)all[FIGURES * r + i];
             span[0] = x < span[0] ? x : span[0];
             span[1] = x > span[1] ? x : span[1];
         }
     }
+    for (int r = 0; r < c->size; r++) sent += all[FIGURES * r + SENT];
+    row->sent = (int64_t)sent / c->size;
     free(all);
     return rc;
 }

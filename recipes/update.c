@@ -5,19 +5,34 @@
 #include <inttypes.h>
 #include <math.h>
 
-static const int64_t *rows_of_ranks(const struct job *j, const struct tr_param *p) { return j->first + p->index * (j->comm->size + 1); }
+static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (j->comm->size + 1); }
+
+/* What is added up for a parameter in this step: its gradient, or a projection of it; and who adds which rows. */
+struct summed { bool low; int ndim; int64_t dim[2], rows; const int64_t *first; };
+
+static struct summed summed_of(const struct update *u, const struct tr_param *p)
+{
+    struct job *j = u->j;
+    struct summed s = { .ndim = p->value.ndim, .dim = { p->value.dim[0], p->value.dim[1] }, .rows = tr_rows(&p->value), .first = rows_of_ranks(j, p) };
+    if (!opt_low_shape(j->opt, p, u->step, s.dim)) return s;
+    /* At stage 0 evenly to ranks, else whole to the one that has the state. */
+    for (int r = 0; r <= j->comm->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / j->comm->size : s.first[r] ? s.dim[0] : 0;
+    s.low = true;
+    s.rows = s.dim[0];
+    s.first = j->low_first;
+    return s;
+}
 
 double *update_losses(struct job *j) { return j->figures + UPDATE_PANELS * j->net->n_params; }
 
 bool update_keeps(const struct job *j) { return j->comm->size == 1 && j->rounds == 1 && !j->fused; }
 
 /* Squares of this rank's rows, by panels that do not depend on the ranks (1, 2, 4 or 8 of them). */
-static int measure(struct update *u, const struct tr_param *p, const struct tr_tensor *own)
+static int measure(struct update *u, const struct tr_param *p, const struct summed *s, const struct tr_tensor *own)
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    const int64_t *first = rows_of_ranks(j, p), rows = tr_rows(&p->value);
-    int64_t begin = first[j->comm->rank], end = first[j->comm->rank + 1];
+    int64_t rows = s->rows, begin = s->first[j->comm->rank], end = s->first[j->comm->rank + 1];
     for (int k = 0; k < UPDATE_PANELS; k++) {
         int64_t a = rows / UPDATE_PANELS * k + rows % UPDATE_PANELS * k / UPDATE_PANELS;
         int64_t b = rows / UPDATE_PANELS * (k + 1) + rows % UPDATE_PANELS * (k + 1) / UPDATE_PANELS;
@@ -34,62 +49,79 @@ static int measure(struct update *u, const struct tr_param *p, const struct tr_t
     return TR_OK;
 }
 
-/* All rows from their owners, then the same update on every rank. grad: where this rank's rows lie in place, or NULL. */
-static int update_everywhere(struct update *u, struct tr_param *p, struct tr_tensor *own, struct tr_tensor *grad)
+static int update_one(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *sum)
+{
+    return s->low ? opt_update_low(u->j->opt, p, sum, u->lr, u->step) : opt_update(u->j->opt, p, sum, u->lr, u->step, NULL);
+}
+
+/* All rows from their owners, then the same update on every rank. whole: where this rank's rows lie in place, or NULL. */
+static int update_everywhere(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *own, struct tr_tensor *whole)
 {
     struct job *j = u->j;
-    const int64_t *first = rows_of_ranks(j, p);
+    const int64_t *first = s->first;
     struct tr_tensor all = { 0 };
     int rc;
-    if (!grad) {
-        TR_TRY(tr_tensor_arena(&all, TR_GRADIENTS, TR_F32, p->value.ndim, p->value.dim, 0));
+    if (!whole) {
+        TR_TRY(tr_tensor_arena(&all, TR_GRADIENTS, TR_F32, s->ndim, s->dim, 0));
         struct tr_tensor mine = tr_comm_rows(&all, first[j->comm->rank], first[j->comm->rank + 1] - first[j->comm->rank]);
         if (own->data) tr_kernels()->copy(&mine, own);
-        grad = &all;
+        whole = &all;
     }
-    TR_GO(tr_comm_gather_rows(j->comm, grad, NULL, first));
-    rc = opt_update(j->opt, p, grad, u->lr, u->step, NULL);
+    TR_GO(tr_comm_gather_rows(j->comm, whole, NULL, first));
+    rc = update_one(u, p, s, whole);
 done:
     tr_tensor_release(&all);
     return rc;
 }
 
-/* own: the finished gradient of this rank's rows. */
-static int apply(struct update *u, struct tr_param *p, struct tr_tensor *own, struct tr_tensor *grad)
+/* own: the finished sum of this rank's rows. */
+static int apply(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *own, struct tr_tensor *whole)
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    const int64_t *first = rows_of_ranks(j, p);
-    bool any = first[j->comm->rank + 1] > first[j->comm->rank];
+    bool any = s->first[j->comm->rank + 1] > s->first[j->comm->rank];
     if (u->scale != 1 && any) tr_kernels()->scale(own, (float)u->scale);
-    if (j->comm->size == 1) return opt_update(j->opt, p, own, u->lr, u->step, NULL);
-    if (j->r->parallel.zero == 0) return update_everywhere(u, p, own, grad);
-    if (any) TR_TRY(opt_update(j->opt, p, own, u->lr, u->step, NULL));
-    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(j->comm, &p->value, NULL, first); /* stage 3 gathers when a layer is used */
+    if (j->comm->size == 1) return update_one(u, p, s, own);
+    if (j->r->parallel.zero == 0) return update_everywhere(u, p, s, own, whole);
+    if (any) TR_TRY(update_one(u, p, s, own));
+    TR_TRY(opt_share_low(j->opt, p, u->step));
+    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(j->comm, &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
+}
+
+/* g: this rank's gradient of a micro-batch, or its projection; may be overwritten. */
+static int take(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *g)
+{
+    struct job *j = u->j;
+    int64_t begin = s->first[j->comm->rank], n = s->first[j->comm->rank + 1] - begin;
+    struct tr_tensor *sum = &j->sum[p->index], own = tr_comm_rows(g, begin, n);
+    if (j->fused) {
+        TR_TRY(tr_comm_reduce_rows(j->comm, &own, g, s->first, false));
+        TR_TRY(measure(u, p, s, &own));
+        return apply(u, p, s, &own, g);
+    }
+    if (!sum->data && n > 0)
+        TR_TRY(tr_tensor_arena(sum, TR_GRADIENTS, TR_F32, own.ndim, own.dim, 0));
+    TR_TRY(tr_comm_reduce_rows(j->comm, sum, g, s->first, u->round > 0));
+    return u->round == j->rounds - 1 ? measure(u, p, s, sum) : TR_OK;
 }
 
 int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad)
 {
     struct update *u = update;
-    struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    const int64_t *first = rows_of_ranks(j, p);
-    int64_t begin = first[j->comm->rank], n = first[j->comm->rank + 1] - begin;
-    struct tr_tensor *sum = &j->sum[p->index], own = tr_comm_rows(grad, begin, n);
+    struct summed s = summed_of(u, p);
+    struct tr_tensor low = { 0 };
     enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
-    bool last = u->round == j->rounds - 1;
-    if (!j->fused) {
-        if (!sum->data && n > 0)
-            TR_TRY(tr_tensor_arena(sum, TR_GRADIENTS, TR_F32, own.ndim, own.dim, 0));
-        TR_TRY(tr_comm_reduce_rows(j->comm, sum, grad, first, u->round > 0));
-        if (last) TR_TRY(measure(u, p, sum));
-    } else {
-        TR_TRY(tr_comm_reduce_rows(j->comm, &own, grad, first, false));
-        TR_TRY(measure(u, p, &own));
-        TR_TRY(apply(u, p, &own, grad));
+    int rc;
+    if (s.low) {
+        TR_GO(tr_tensor_arena(&low, TR_GRADIENTS, TR_F32, s.ndim, s.dim, 0));
+        TR_GO(opt_project(u->j->opt, p, &low, grad));
     }
+    rc = take(u, p, &s, s.low ? &low : grad);
+done:
+    tr_tensor_release(&low);
     tr_part_enter(part);
-    return TR_OK;
+    return rc;
 }
 
 /* ---- what waited for the last round */
@@ -98,12 +130,17 @@ static int measure_kept(void *self, struct tr_weight *w)
 {
     for (int i = 0; i < w->n && w->grad.data; i++) {
         struct tr_tensor g = tr_weight_grad(w, i);
-        TR_TRY(measure(self, w->param[i], &g));
+        struct summed s = summed_of(self, w->param[i]);
+        TR_TRY(measure(self, w->param[i], &s, &g));
     }
     return TR_OK;
 }
 
-static int apply_one(void *self, struct tr_param *p, struct tr_tensor *grad) { return apply(self, p, grad, grad); }
+static int apply_one(void *self, struct tr_param *p, struct tr_tensor *grad)
+{
+    struct summed s = summed_of(self, p);
+    return apply(self, p, &s, grad, grad);
+}
 
 static int flush(void *self, struct tr_weight *w)
 {
@@ -115,8 +152,10 @@ static int apply_sums(struct update *u)
 {
     struct job *j = u->j;
     for (int64_t i = 0; i < j->net->n_params; i++) {
-        if (!j->net->param[i].trainable || j->net->param[i].frozen) continue;
-        TR_TRY(apply(u, &j->net->param[i], &j->sum[i], NULL));
+        struct tr_param *p = &j->net->param[i];
+        if (!p->trainable || p->frozen) continue;
+        struct summed s = summed_of(u, p);
+        TR_TRY(apply(u, p, &s, &j->sum[i], NULL));
         tr_tensor_release(&j->sum[i]);
     }
     return TR_OK;

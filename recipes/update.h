@@ -2,7 +2,11 @@
  *
  * Sums do not depend on the number of ranks: micro-batch m of the whole batch belongs to rank m % ranks in round m / ranks.
  * Each round's gradients are exchanged whole, the owner of a row adds them in the order of micro-batches, one after another,
- * as one rank would. It costs an exchange a round, and no memory: a rank keeps sums of its own rows only. */
+ * as one rank would. It costs an exchange a round, and no memory: a rank keeps sums of its own rows only.
+ *
+ * Where a rule needs but a projection of the gradient (optim.h, opt_low_shape), each micro-batch's gradient is projected where
+ * it arose, and projections are exchanged and added. That is so whenever a step has several micro-batches, on one rank too: the
+ * bits do not depend on ranks. The norm is then that of the projections. With train.clip gradients stay whole. */
 #ifndef RECIPE_UPDATE_H
 #define RECIPE_UPDATE_H
 #include "recipes/job.h"

@@ -8,6 +8,9 @@
 /* Bytes that all ranks together hold in one direction at a time; a row is never cut. */
 enum { TOGETHER = 4 << 20 };
 
+/* What all ranks send when so many bytes go to all but one of them. */
+static void count(struct tr_comm *c, int64_t rows, size_t bytes) { c->moved += (uint64_t)rows * bytes * (uint64_t)(c->size - 1); }
+
 /* ---- one rank */
 
 static int alone_move(struct tr_comm *c, const void *in, const size_t *in_n, void *out, const size_t *out_n)
@@ -108,6 +111,7 @@ int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct t
     struct rounds k;
     void *out = NULL, *in = NULL;
     TR_TRY(rounds_init(&k, c, g, first));
+    count(c, first[c->size], k.row);
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
@@ -140,6 +144,7 @@ int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_
     struct rounds k;
     void *out = NULL, *in = NULL;
     TR_TRY(rounds_init(&k, c, t, first));
+    count(c, first[c->size], k.row);
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
@@ -171,6 +176,7 @@ static int gather_bytes(struct tr_comm *c, const void *mine, size_t bytes, void 
 int tr_comm_sum(struct tr_comm *c, double *x, size_t n)
 {
     void *all = NULL;
+    count(c, c->size, n * sizeof *x);
     if (c->size == 1 || tr_mem_is_dry()) return TR_OK;
     int rc = gather_bytes(c, x, n * sizeof *x, &all);
     for (size_t i = 0; i < n && rc == TR_OK; i++) {
@@ -185,6 +191,7 @@ int tr_comm_sum(struct tr_comm *c, double *x, size_t n)
 int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all)
 {
     void *got = NULL;
+    count(c, c->size, n * sizeof *x);
     memcpy(all, x, n * sizeof *x);
     if (c->size == 1 || tr_mem_is_dry()) return TR_OK;
     int rc = gather_bytes(c, x, n * sizeof *x, &got);
@@ -196,6 +203,7 @@ int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all)
 int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root)
 {
     size_t *bytes;
+    count(c, 1, n * sizeof *words);
     if (c->size == 1 || tr_mem_is_dry() || !n) return TR_OK;
     TR_TRY(tr_calloc(&bytes, (size_t)c->size, sizeof *bytes));
     bytes[root] = n * sizeof *words;

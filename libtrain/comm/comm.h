@@ -27,6 +27,7 @@ struct tr_comm {
     double timeout;              /* seconds */
     const char *doing;           /* what for, in messages */
     uint64_t sent;               /* bytes that left this rank, since the start */
+    uint64_t moved;              /* bytes that all ranks sent, by the shapes of what they exchanged; in dry mode too */
     double waited;               /* seconds in waits, since the start */
     uint64_t calls;              /* collectives entered */
 };

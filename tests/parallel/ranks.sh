@@ -78,6 +78,22 @@ for o in adamw apollo sgd; do
     done
 done
 
+# Sums in a subspace: the same bits, and what is sent is what was foretold, at a refresh and between two.
+planned() { "$train" plan a.ini --json "$@" 2>/dev/null | tail -n 1 | sed -E 's/.*"sent_per_step":([0-9]*),.*"refresh":\{[^}]*"sent":([0-9]*).*/\2 \1/'; }
+for o in galore frugal; do
+    low=(--set "optimizer.name=$o" --set optimizer.update_gap=3 --set train.clip=0)
+    [ $o = frugal ] && low+=(--set optimizer.inactive_update_rule=no) || low+=(--set optimizer.rank=6)
+    "$train" run a.ini "${low[@]}" --set run.dir=$o >out 2>err || flunk "$o on one rank" "it failed"
+    for layout in 2/0 2/1 4/2 2/3; do
+        n=${layout%/*} zero=${layout#*/}
+        ranks "$n" run a.ini "${low[@]}" --set "parallel.data=$n" --set "parallel.zero=$zero" --set "run.dir=$o-$n-$zero" || flunk "$o on $n ranks, stage $zero" "it failed"
+        expect "$o on $n ranks, stage $zero: losses and norms" "$(losses $o-$n-$zero)" "$(losses $o)"
+        sent=($(sed -E 's/.*"sent":([0-9]*).*/\1/' $o-$n-$zero/metrics.jsonl)) told=($(planned "${low[@]}" --set "parallel.data=$n" --set "parallel.zero=$zero"))
+        expect "$o on $n ranks, stage $zero: bytes sent" "${sent[*]}" "${told[0]} ${told[1]} ${told[1]} ${told[0]}"
+        if [ "${told[1]}" -lt "${told[0]}" ]; then pass "$o on $n ranks, stage $zero: fewer between refreshes"; else flunk "$o on $n ranks, stage $zero: fewer between refreshes" "${told[*]}"; fi
+    done
+done
+
 # A curvature probe in every step: probes and what follows from them have the bits of one rank.
 probes() { # probes OPTIMIZER LAYOUT...
     local o=$1 n zero layout probe=(run a.ini --set "optimizer.name=$1" --set optimizer.hess_interval=1)
@@ -114,16 +130,21 @@ stage3 qwen3 --set model.arch=qwen3 --set model.tied=true --set memory.recompute
 
 # Two ranks at stage 2, four at stage 3, two at stage 1, then one; beside it one rank all the way, with the same names in another folder, so
 # that the last snapshots must be the same file.
-mkdir plain mixed
 inside() { (cd "$1" && shift && "$@"); }
-common=(run ../a.ini --set run.dir=run --set data.train=../text.txt --set data.valid=../text.txt --set optimizer.name=apollo)
-inside plain "$train" "${common[@]}" >out 2>err
-inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=2 --set train.stop_at=1
-inside mixed ranks 4 "${common[@]}" --set parallel.data=4 --set parallel.zero=3 --set train.stop_at=2 --resume
-inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=1 --set train.stop_at=3 --resume
-inside mixed "$train" "${common[@]}" --resume >out 2>err
-expect "a run moved between layouts: losses" "$(losses mixed/run)" "$(losses apollo)"
-if cmp -s {plain,mixed}/run/snapshots/step-00000004.h5; then pass "a run moved between layouts: the last snapshot"; else flunk "a run moved between layouts: the last snapshot" "it differs"; fi
+moved() { # moved OPTIMIZER SETTINGS...: the losses are those of the run in the folder OPTIMIZER
+    local o=$1 common=(run ../a.ini --set run.dir=run --set data.train=../text.txt --set data.valid=../text.txt --set "optimizer.name=$1" "${@:2}")
+    rm -rf plain mixed
+    mkdir plain mixed
+    inside plain "$train" "${common[@]}" >out 2>err
+    inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=2 --set train.stop_at=1
+    inside mixed ranks 4 "${common[@]}" --set parallel.data=4 --set parallel.zero=3 --set train.stop_at=2 --resume
+    inside mixed ranks 2 "${common[@]}" --set parallel.data=2 --set parallel.zero=1 --set train.stop_at=3 --resume
+    inside mixed "$train" "${common[@]}" --resume >out 2>err
+    expect "$o moved between layouts: losses" "$(losses mixed/run)" "$(losses "$o")"
+    if cmp -s {plain,mixed}/run/snapshots/step-00000004.h5; then pass "$o moved between layouts: the last snapshot"; else flunk "$o moved between layouts: the last snapshot" "it differs"; fi
+}
+moved apollo
+moved galore --set optimizer.update_gap=3 --set optimizer.rank=6 --set train.clip=0
 
 refused "ranks and grid differ" 2 "2 ranks for parallel.data x parallel.pipeline = 1 x 1 = 1" 2 run a.ini
 refused "a batch that cannot be dealt" 2 "4 micro-batches cannot be dealt evenly to 3 ranks" 3 run a.ini --set parallel.data=3

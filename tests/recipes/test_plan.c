@@ -115,7 +115,7 @@ static void shares_add_up(void **state)
             for (size_t s = 0; s < 3; s++) {
                 struct forecast one, f;
                 char name[64], stage[64], data[64];
-                int64_t optimizer = 0, weights = 0, most = 0;
+                int64_t optimizer = 0, weights = 0, most = 0, copies = 0;
                 snprintf(name, sizeof name, "optimizer.name=%s", names[o]);
                 snprintf(stage, sizeof stage, "parallel.zero=%d", zero);
                 snprintf(data, sizeof data, "parallel.data=%d", sizes[s]);
@@ -128,12 +128,15 @@ static void shares_add_up(void **state)
                     assert_int_equal(f.rank, r);
                     optimizer += f.state[TR_OPTIMIZER];
                     weights += f.state[TR_WEIGHTS];
+                    copies += f.state[TR_COMMUNICATION];
                     int64_t dealt = f.state[TR_OPTIMIZER] + (zero == 3 ? f.state[TR_WEIGHTS] : 0);
                     if (dealt > most) most = dealt;
                 }
                 assert_int_equal(optimizer, one.formula);
                 assert_int_equal(weights, one.state[TR_WEIGHTS] * (zero == 3 ? 1 : sizes[s]));
                 assert_int_equal(most, f.dealt_most);
+                /* bases of rank 128 of 4 + 3 matrices in 6 blocks, whose smaller side is 256, on every rank but the one that has the state */
+                assert_int_equal(copies, strncmp(names[o], "galore", 6) ? 0 : (sizes[s] - 1) * 4 * 128 * 256 * 7 * 6);
                 ranks.planned = true; /* of ranks that are not there the one with most is told */
                 ranks.rank = 0;
                 assert_ok(foretell(&f, SETS(name, stage, data)));

@@ -154,6 +154,93 @@ static void resumed_equals_undisturbed(void **state)
     }
 }
 
+#define SUBSPACE_OF(OPTIMIZER) "optimizer.name=" OPTIMIZER, "optimizer.rank=4", "optimizer.update_gap=3"
+static const char *const *const in_a_subspace[] = { SETS(SUBSPACE_OF("galore")), SETS(SUBSPACE_OF("galore"), "optimizer.proj_type=full"), SETS(SUBSPACE_OF("galore-8bit"), "optimizer.min_8bit_size=0"),
+    SETS(SUBSPACE_OF("galore-adafactor")), SETS(SUBSPACE_OF("natural-galore"), "optimizer.eps=1e-3"), SETS("optimizer.name=frugal", "optimizer.update_gap=3", "optimizer.inactive_update_rule=no", "optimizer.selection=svd"),
+    SETS("optimizer.name=frugal-sgd", "optimizer.update_gap=3", "optimizer.inactive_update_rule=no", "optimizer.selection=randk") };
+
+static void with(const char **sets, const char *const *a, const char *b, const char *c)
+{
+    int n = 0;
+    while (*a) sets[n++] = *a++;
+    sets[n++] = b;
+    if (c) sets[n++] = c;
+    sets[n] = NULL;
+}
+
+/* Projections of micro-batches add up to the projection of the batch, but for rounding; a stop between two refreshes, when the
+ * subspace is one that a snapshot holds, does not show; nor does where the state waits. */
+static void sums_of_projections(void **state)
+{
+    for (size_t i = 0; i < sizeof in_a_subspace / sizeof *in_a_subspace; i++) {
+        const char *sets[16];
+        double whole[6], parts[6], other[6];
+        with(sets, in_a_subspace[i], "train.micro_batch=4", NULL);
+        run("low-whole", NULL, whole, sets);
+        with(sets, in_a_subspace[i], "train.micro_batch=1", NULL);
+        run("low-parts", NULL, parts, sets);
+        for (int k = 0; k < 6; k++)
+            if (!(fabs(whole[k] - parts[k]) < 1e-3)) fail_msg("%s, step %d: %g in one micro-batch, %g in four", sets[0], k, whole[k], parts[k]);
+        with(sets, in_a_subspace[i], "train.micro_batch=1", "train.stop_at=5");
+        run("low-cut", NULL, NULL, sets);
+        with(sets, in_a_subspace[i], "train.micro_batch=1", NULL);
+        run("low-cut", "", other, sets);
+        assert_memory_equal(parts, other, sizeof parts);
+        if (i > 0) continue;
+        with(sets, in_a_subspace[i], "train.micro_batch=1", "memory.offload=disk");
+        run("low-disk", NULL, other, sets);
+        assert_memory_equal(parts, other, sizeof parts);
+    }
+}
+
+static size_t most_gradients;
+static void watch_gradients(void *self, const struct tr_ledger *l) { most_gradients = l->now[TR_GRADIENTS] > most_gradients ? l->now[TR_GRADIENTS] : most_gradients; }
+
+/* Between refreshes the sums of matrices are [R, longer side]: measured, foretold and by the formula. With train.clip they are whole. */
+static void sums_are_small(void **state)
+{
+    struct recipe r;
+    struct job j;
+    struct forecast f;
+    struct step_result s;
+    size_t held[3], less = 0;
+    assert_ok(load(&r, "small", SETS(SUBSPACE_OF("galore"), "train.micro_batch=2")));
+    assert_ok(job_open(&j, &r));
+    assert_ok(job_tokenizer(&j, true));
+    assert_ok(job_data(&j, true));
+    assert_ok(forecast_fit(&j, &f));
+    assert_ok(job_net(&j, true));
+    assert_ok(job_training(&j));
+    for (int i = 0; i < 3; i++) {
+        most_gradients = 0;
+        tr_mem_trace(watch_gradients, NULL);
+        assert_ok(job_step(&j, &s));
+        tr_mem_trace(NULL, NULL);
+        held[i] = most_gradients;
+    }
+    assert_int_equal(held[0], f.held[0]);
+    assert_int_equal(held[1], f.held[1]);
+    assert_int_equal(held[2], f.held[1]);
+    assert_int_equal(f.refresh, 3);
+    for (int64_t i = 0; i < j.net->n_params; i++) {
+        int64_t m = tr_rows(&j.net->param[i].value), n = tr_cols(&j.net->param[i].value);
+        if (j.net->param[i].role == TR_MATRIX) less += 4 * (size_t)(m * n - 4 * (m > n ? m : n));
+    }
+    assert_int_equal(held[0] - held[1], less); /* both are fullest where the embedding's gradient arrives */
+    job_release(&j);
+    recipe_release(&r);
+    assert_ok(load(&r, "small", SETS(SUBSPACE_OF("galore"), "train.micro_batch=2", "train.clip=1")));
+    assert_ok(job_open(&j, &r));
+    assert_ok(job_tokenizer(&j, true));
+    assert_ok(job_data(&j, true));
+    assert_ok(forecast_fit(&j, &f));
+    assert_int_equal(f.held[0], held[0]);
+    assert_int_equal(f.held[1], held[0]);
+    assert_int_equal(f.refresh, 0);
+    job_release(&j);
+    recipe_release(&r);
+}
+
 static uint32_t masked(const void *p, size_t n)
 {
     uint32_t crc = tr_crc32c(0, p, n);
@@ -241,6 +328,6 @@ int main(void)
 {
     tr_log_quiet(true);
     const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(uneven_batches_stay_within), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
-        cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(tensorboard_records), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
+        cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(sums_of_projections), cmocka_unit_test(sums_are_small), cmocka_unit_test(tensorboard_records), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
