@@ -14,6 +14,10 @@ typedef int (*ckpt_state)(void *self, struct tr_visitor *v);
  * Errors: TR_EFAIL (a full disk: the temporary is removed, older snapshots stay whole). */
 int ckpt_save(const char *folder, int64_t step, ckpt_state state, void *self, const char *recipe, int64_t keep, int compress);
 
+/* The same from a complete version in memory, whose parts are checked as they are written: TR_EDAMAGED. */
+struct ckpt_image;
+int ckpt_save_image(const char *folder, const struct ckpt_image *img, const char *recipe, int64_t keep, int compress);
+
 /* The newest snapshot of the run folder that is complete and whose checksums hold; damaged ones are skipped with a
  * warning. *path is the caller's. Errors: TR_EINPUT when there is none; TR_EDAMAGED when all are damaged. */
 int ckpt_newest(char **path, int64_t *step, const char *folder);
@@ -26,6 +30,10 @@ int ckpt_load(const char *path, int64_t *step, ckpt_state state, void *self);
 
 /* Only tensors whose names begin with `prefix` (e.g. "param/" to evaluate or export). */
 int ckpt_load_some(const char *path, int64_t *step, ckpt_state state, void *self, const char *prefix);
+
+/* The same from an open source. */
+struct ckpt_source;
+int ckpt_load_source(const struct ckpt_source *src, int64_t *step, ckpt_state state, void *self, const char *prefix);
 
 /* Lists what a snapshot holds; `verify` checks the checksum of each entry too. Errors: TR_EINPUT, TR_EDAMAGED. */
 int ckpt_inspect(FILE *out, const char *path, bool verify);

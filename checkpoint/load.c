@@ -1,6 +1,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/file.h"
 #include "checkpoint/part.h"
+#include "checkpoint/source.h"
 #include "libtrain/base/buf.h"
 #include "libtrain/base/crc.h"
 #include "libtrain/base/file.h"
@@ -35,8 +36,8 @@ done:
 }
 
 struct loader {
-    struct tr_h5 *f;
-    const char *path, *prefix;
+    const struct ckpt_source *src;
+    const char *prefix;
     bool write;                 /* the first pass compares, the second one overwrites */
     struct tr_buf names;        /* what the state listed, one name after another, each ended by a NUL */
     const char **sorted;
@@ -50,7 +51,7 @@ static bool wanted(const struct loader *l, const char *name)
 
 static int differs(const struct loader *l, const char *name, const char *here, const char *there)
 {
-    return tr_fail(TR_EINPUT, "snapshot '%s' is of another model or recipe: '%s' is %s here and %s there", l->path, name, here, there);
+    return tr_fail(TR_EINPUT, "%s is of another model or recipe: '%s' is %s here and %s there", l->src->label, name, here, there);
 }
 
 static int note(struct loader *l, const char *name)
@@ -59,40 +60,25 @@ static int note(struct loader *l, const char *name)
     return tr_buf_add(&l->names, name, strlen(name) + 1);
 }
 
-/* The checksum of a dataset as it was saved. */
-static int check_crc(const struct loader *l, const char *name, uint32_t crc)
-{
-    double want;
-    TR_TRY(tr_h5_attr_real(l->f, name, "crc32c", &want));
-    if (want == (double)crc) return TR_OK;
-    return tr_fail(TR_EDAMAGED, "snapshot '%s' is damaged: the checksum of '%s' does not hold", l->path, name);
-}
-
 static int compare_tensor(struct loader *l, const char *name, const struct tr_tensor *t)
 {
-    struct tr_tensor file = { 0 };
-    char here[160], there[160], *dtype;
-    double group;
+    struct ckpt_item item;
+    char here[160], there[160];
     snprintf(here, sizeof here, "%s %s", tr_dtype_name(t->dtype), tr_shape_text(t));
     TR_TRY(note(l, name));
-    if (!tr_h5_has(l->f, name)) return differs(l, name, here, "missing");
-    TR_TRY(tr_h5_info(l->f, name, &file.dtype, &file.ndim, file.dim));
-    TR_TRY(tr_h5_attr_text(l->f, name, "dtype", &dtype));
-    snprintf(there, sizeof there, "%.16s %s", dtype, tr_shape_text(&file));
-    bool same = !strcmp(dtype, tr_dtype_name(t->dtype)) && file.dtype == t->dtype && tr_same_shape(&file, t);
-    free(dtype);
-    if (!same) return differs(l, name, here, there);
-    if (!tr_quant_bytes(t)) return TR_OK;
-    TR_TRY(tr_h5_attr_real(l->f, name, "group", &group));
-    if (group == (double)t->quant.group) return TR_OK;
+    if (!ckpt_source_has(l->src, name)) return differs(l, name, here, "missing");
+    TR_TRY(ckpt_source_item(l->src, name, &item));
+    snprintf(there, sizeof there, "%s %s", item.dtype, tr_shape_text(&item.shape));
+    if (strcmp(item.dtype, tr_dtype_name(t->dtype)) || item.shape.dtype != t->dtype || !tr_same_shape(&item.shape, t)) return differs(l, name, here, there);
+    if (!tr_quant_bytes(t) || item.group == t->quant.group) return TR_OK;
     snprintf(here, sizeof here, "int8 in groups of %" PRId64, t->quant.group);
-    snprintf(there, sizeof there, "in groups of %.0f", group);
+    snprintf(there, sizeof there, "in groups of %" PRId64, item.group);
     return differs(l, name, here, there);
 }
 
 static int read_tensor(struct loader *l, const char *name, struct tr_tensor *t)
 {
-    struct ckpt_parts parts = ckpt_parts(t);
+    struct ckpt_parts parts = ckpt_parts(t, CKPT_PART);
     struct tr_tensor view;
     size_t size = ckpt_part_room((size_t)parts.each * parts.bytes);
     int64_t begin, n;
@@ -101,11 +87,11 @@ static int read_tensor(struct loader *l, const char *name, struct tr_tensor *t)
     int rc = TR_OK;
     TR_TRY(tr_mem_alloc(&host, size, TR_SNAPSHOT));
     while (ckpt_part_next(&parts, t, &view, &begin, &n)) {
-        TR_GO(tr_h5_read_rows(l->f, name, t->dtype, begin, n, host));
+        TR_GO(ckpt_source_rows(l->src, name, t->dtype, begin, n, host));
         crc = tr_crc32c(crc, host, (size_t)n * parts.bytes);
         tr_tensor_write(&view, host);
     }
-    rc = check_crc(l, name, crc);
+    rc = ckpt_source_check(l->src, name, crc);
 done:
     tr_mem_free(host, size, TR_SNAPSHOT);
     return rc;
@@ -133,19 +119,17 @@ static int load_words(void *self, const char *name, uint64_t *words, int64_t cou
     struct loader *l = self;
     if (!wanted(l, name)) return TR_OK;
     if (l->write) {
-        TR_TRY(tr_h5_read_words(l->f, name, words, count));
-        return check_crc(l, name, tr_crc32c(0, words, (size_t)count * 8));
+        TR_TRY(ckpt_source_words(l->src, name, words, count));
+        return ckpt_source_check(l->src, name, tr_crc32c(0, words, (size_t)count * 8));
     }
-    enum tr_dtype type;
-    int ndim;
-    int64_t dim[4];
+    struct ckpt_item item;
     char here[64], there[64];
     TR_TRY(note(l, name));
     snprintf(here, sizeof here, "%" PRId64 " words", count);
-    if (!tr_h5_has(l->f, name)) return differs(l, name, here, "missing");
-    TR_TRY(tr_h5_info(l->f, name, &type, &ndim, dim));
-    snprintf(there, sizeof there, "%" PRId64 " numbers", dim[0]);
-    return ndim == 1 && dim[0] == count ? TR_OK : differs(l, name, here, there);
+    if (!ckpt_source_has(l->src, name)) return differs(l, name, here, "missing");
+    TR_TRY(ckpt_source_item(l->src, name, &item));
+    snprintf(there, sizeof there, "%" PRId64 " numbers", item.shape.dim[0]);
+    return item.shape.ndim == 1 && item.shape.dim[0] == count ? TR_OK : differs(l, name, here, there);
 }
 
 static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
@@ -164,29 +148,32 @@ static int compare_names(struct loader *l)
     const char *name = l->names.data;
     for (size_t i = 0; i < l->n; i++, name += strlen(name) + 1) l->sorted[i] = name;
     qsort(l->sorted, l->n, sizeof *l->sorted, by_name);
-    return ckpt_file_walk(l->f, known, l);
+    return ckpt_source_walk(l->src, known, l);
 }
 
-static int load_file(const char *path, int64_t *step, ckpt_state state, void *self, const char *prefix)
+int ckpt_load_source(const struct ckpt_source *src, int64_t *step, ckpt_state state, void *self, const char *prefix)
 {
-    struct loader l = { .path = path, .prefix = prefix };
+    struct loader l = { .src = src, .prefix = prefix };
     struct tr_visitor v = { &l, load_tensor, load_words };
-    double number;
-    TR_TRY(tr_h5_open_known(&l.f, path));
     int rc;
-    TR_GO(tr_h5_attr_real(l.f, "/", "format_version", &number));
-    if (number != 1) TR_GO(tr_fail(TR_EINPUT, "snapshot '%s' has format version %g: this program reads version 1", path, number));
-    TR_GO(tr_h5_attr_real(l.f, "/", "step", &number));
-    v.step = (int64_t)number;
+    v.step = src->step;
     TR_GO(state(self, &v));
     TR_GO(compare_names(&l));
     l.write = true;
     TR_GO(state(self, &v));
-    if (step) *step = (int64_t)number;
+    if (step) *step = src->step;
 done:
-    tr_h5_close(l.f);
     tr_buf_release(&l.names);
     free(l.sorted);
+    return rc;
+}
+
+static int load_file(const char *path, int64_t *step, ckpt_state state, void *self, const char *prefix)
+{
+    struct ckpt_source src;
+    TR_TRY(ckpt_source_file(&src, path));
+    int rc = ckpt_load_source(&src, step, state, self, prefix);
+    ckpt_source_release(&src);
     return rc;
 }
 

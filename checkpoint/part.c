@@ -3,12 +3,12 @@
 
 size_t ckpt_part_room(size_t bytes) { return bytes > CKPT_PART ? bytes : CKPT_PART; }
 
-struct ckpt_parts ckpt_parts(const struct tr_tensor *t)
+struct ckpt_parts ckpt_parts(const struct tr_tensor *t, size_t most)
 {
     struct ckpt_parts p = { 0 };
     p.bytes = tr_dtype_size(t->dtype);
     for (int i = 1; i < t->ndim; i++) p.bytes *= (size_t)t->dim[i];
-    p.each = p.bytes && p.bytes < CKPT_PART ? (int64_t)(CKPT_PART / p.bytes) : 1;
+    p.each = p.bytes && p.bytes < most ? (int64_t)(most / p.bytes) : 1;
     if (p.each > t->dim[0]) p.each = t->dim[0];
     return p;
 }

@@ -136,6 +136,8 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
     o->tokens = setup->tokens;
     o->lr = setup->lr;
     o->projects = setup->projects;
+    o->leaves = setup->leaves;
+    o->self = setup->self;
     TR_GO(opt_settings_build(&o->all, setup->entry, setup->n, setup->path));
     TR_GO(tr_calloc(&o->item, (size_t)n, sizeof *o->item));
     for (int64_t i = 0; i < n; i++) {
@@ -143,9 +145,8 @@ int opt_new(struct opt **out, const struct opt_setup *setup, struct tr_param *pa
         if (params[i].trainable) TR_GO(choose(o, &o->item[i], &params[i]));
     }
     TR_GO(opt_check_needs(o, setup->path));
-    for (int64_t i = 0; i < n && setup->comm; i++)
-        if (o->item[i].state && o->item[i].kind->state_moves && o->item[i].kind->state_moves(o->item[i].config))
-            TR_GO(tr_fail(TR_EINPUT, "optimizer.selection = blockwise (%s): its state moves between matrices, which ranks cannot share; set parallel.zero = 0 or optimizer.selection = columns", setup->path));
+    if (setup->comm && opt_state_moves(o))
+        TR_GO(tr_fail(TR_EINPUT, "optimizer.selection = blockwise (%s): its state moves between matrices, which ranks cannot share; set parallel.zero = 0 or optimizer.selection = columns", setup->path));
     for (size_t k = 0; k < o->all.n; k++) TR_GO(opt_rank_check(&o->all.s[k], smaller_side(o, &o->all.s[k]), setup->entry, setup->n));
     TR_GO(deal(o, setup));
     if (setup->file) TR_GO(opt_offload_new(&o->offload, setup->file, n));
@@ -165,19 +166,24 @@ done:
     return rc;
 }
 
-/* How a state is visited: shown to a visitor; given back; or, where ranks share it, noted (this rank's), shown as the whole,
- * and taken back (what a restore wrote). */
-enum mode { LIST, RELEASE, NOTE, WHOLE, TAKE };
+/* How a state is visited: shown to a visitor; given back; shown as this rank has it; or, where ranks share it, noted (this
+ * rank's), shown as the whole, and taken back (what a restore wrote). */
+enum mode { LIST, RELEASE, OWN, NOTE, WHOLE, TAKE };
 enum { FIELDS = 16, WORDS = 8 };
 struct fields { struct tr_tensor *tensor[FIELDS]; uint64_t words[FIELDS][WORDS]; int n; };
-struct opt_lister { struct tr_visitor *v; enum mode mode; struct opt *o; struct item *it; struct fields *own; };
+struct opt_lister { struct tr_visitor *v; enum mode mode; struct opt *o; struct item *it; struct fields *own; const struct tr_owned *owned; };
+struct name { char text[192]; };
+
+static struct name name_of(const struct opt_lister *l, const char *field)
+{
+    struct name n;
+    snprintf(n.text, sizeof n.text, "optimizer/%s/%s", l->it->p->name, field);
+    return n;
+}
 
 static int show_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t)
 {
-    char name[192];
-    if (!t->ndim) return TR_OK;
-    snprintf(name, sizeof name, "optimizer/%s/%s", l->it->p->name, field);
-    return l->v->tensor(l->v->self, name, t);
+    return t->ndim ? l->v->tensor(l->v->self, name_of(l, field).text, t) : TR_OK;
 }
 
 /* The first rank that has rows. */
@@ -186,6 +192,26 @@ static int root_of(const struct opt *o, const struct item *it)
     int root = 0;
     while (root + 1 < o->comm->size && it->first[root + 1] == 0) root++;
     return root;
+}
+
+/* A rank's rows of a tensor of the state: the parameter's rows where the rule works by them, else the whole on one rank. */
+static int own_tensor(struct opt_lister *l, const char *field, const struct tr_tensor *t)
+{
+    const struct item *it = l->it;
+    const struct tr_owned *v = l->owned;
+    if (!t->ndim || !has_rows(l->o, it)) return TR_OK; /* or what projecting needs alone */
+    struct name name = name_of(l, field);
+    if (!it->first) return tr_owned_share(v, it - l->o->item, name.text, t);
+    const int64_t *first = it->first + v->rank;
+    bool cut = it->kind->by_rows && t->ndim > 1;
+    return v->rows(v->self, it - l->o->item, name.text, t, 0, t->dim[0], cut ? first[0] : 0, cut ? it->first[v->size] : t->dim[0]);
+}
+
+static int own_words(struct opt_lister *l, const char *field, const uint64_t *words, int64_t count)
+{
+    const struct tr_owned *v = l->owned;
+    bool mine = v->rank == (l->it->first ? root_of(l->o, l->it) : 0);
+    return v->words(v->self, l->it - l->o->item, name_of(l, field).text, words, mine ? count : 0);
 }
 
 /* Gathers a tensor of the state, shows it, and takes back this rank's rows. */
@@ -214,6 +240,7 @@ int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t
 {
     if (l->mode == LIST) return show_tensor(l, field, t);
     if (l->mode == RELEASE) return tr_tensor_release(t), TR_OK;
+    if (l->mode == OWN) return own_tensor(l, field, t);
     if (l->own->n == FIELDS) return tr_fail(TR_EFAIL, "the state of an optimizer has more than %d fields", FIELDS);
     int k = l->own->n++;
     if (l->mode == NOTE) l->own->tensor[k] = t;
@@ -222,10 +249,9 @@ int opt_list_tensor(struct opt_lister *l, const char *field, struct tr_tensor *t
 
 int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int64_t count)
 {
-    char name[192];
     if (l->mode == RELEASE) return TR_OK;
-    snprintf(name, sizeof name, "optimizer/%s/%s", l->it->p->name, field);
-    if (l->mode == LIST) return l->v->words(l->v->self, name, words, count);
+    if (l->mode == LIST) return l->v->words(l->v->self, name_of(l, field).text, words, count);
+    if (l->mode == OWN) return own_words(l, field, words, count);
     if (l->own->n == FIELDS || count > WORDS) return tr_fail(TR_EFAIL, "the state of an optimizer has too many fields or words");
     uint64_t *own = l->own->words[l->own->n++];
     if (l->mode == NOTE) memcpy(own, words, (size_t)count * 8);
@@ -233,7 +259,7 @@ int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int
     if (l->mode != WHOLE) return TR_OK;
     memcpy(words, own, (size_t)count * 8);
     TR_TRY(tr_comm_words(l->o->comm, words, (size_t)count, root_of(l->o, l->it)));
-    TR_TRY(l->v->words(l->v->self, name, words, count));
+    TR_TRY(l->v->words(l->v->self, name_of(l, field).text, words, count));
     memcpy(own, words, (size_t)count * 8);
     return TR_OK;
 }
@@ -242,7 +268,7 @@ int opt_list_words(struct opt_lister *l, const char *field, uint64_t *words, int
 static int list_shared(struct opt *o, struct item *it, struct tr_visitor *v)
 {
     struct fields own = { .n = 0 };
-    struct opt_lister l = { v, NOTE, o, it, &own };
+    struct opt_lister l = { v, NOTE, o, it, &own, NULL };
     void *whole;
     TR_TRY(tr_calloc(&whole, 1, it->kind->state_size + 1));
     int rc;
@@ -263,7 +289,7 @@ done:
 
 static int list_one(struct opt *o, struct item *it, struct tr_visitor *v)
 {
-    struct opt_lister l = { v, LIST, o, it, NULL };
+    struct opt_lister l = { v, LIST, o, it, NULL, NULL };
     return it->first ? list_shared(o, it, v) : it->kind->visit(it->state, &l);
 }
 
@@ -271,7 +297,7 @@ static int list_one(struct opt *o, struct item *it, struct tr_visitor *v)
 static int move_out(struct opt *o, struct item *it)
 {
     struct fields own = { .n = 0 };
-    struct opt_lister l = { NULL, NOTE, o, it, &own };
+    struct opt_lister l = { NULL, NOTE, o, it, &own, NULL };
     struct tr_tensor *t[FIELDS];
     int n = 0;
     if (!o->offload || !it->state || !it->kind->visit) return TR_OK;
@@ -284,6 +310,29 @@ static int move_out(struct opt *o, struct item *it)
 static int bring(struct opt *o, const struct item *it, enum opt_walk walk) { return o->offload ? opt_offload_bring(o->offload, it - o->item, walk) : TR_OK; }
 static int away(struct opt *o, const struct item *it, bool changed) { return o->offload ? opt_offload_away(o->offload, it - o->item, changed) : TR_OK; }
 int opt_settle(struct opt *o) { return o->offload ? opt_offload_settle(o->offload) : TR_OK; }
+
+int opt_visit_owned(struct opt *o, int64_t i, const struct tr_owned *v)
+{
+    struct item *it = &o->item[i];
+    struct opt_lister l = { NULL, OWN, o, it, NULL, v };
+    return it->state && it->kind->visit && !it->away ? it->kind->visit(it->state, &l) : TR_OK;
+}
+
+bool opt_state_moves(const struct opt *o)
+{
+    for (int64_t i = 0; i < o->n; i++) {
+        const struct item *it = &o->item[i];
+        if (it->state && it->kind->state_moves && it->kind->state_moves(it->config)) return true;
+    }
+    return false;
+}
+
+bool opt_takes_turns(const struct opt *o)
+{
+    for (int64_t i = 0; i < o->n; i++)
+        if (o->item[i].state && o->item[i].kind->turn) return true;
+    return false;
+}
 
 /* Place among the parameters of the same rule and settings. */
 static void place_of(const struct opt *o, const struct item *it, struct opt_step *s)
@@ -324,7 +373,7 @@ int opt_visit(struct opt *o, struct tr_visitor *v)
 
 void opt_item_release(struct opt *o, struct item *it)
 {
-    struct opt_lister l = { NULL, RELEASE, o, it, NULL };
+    struct opt_lister l = { NULL, RELEASE, o, it, NULL, NULL };
     if (it->kind->visit) it->kind->visit(it->state, &l);
 }
 
@@ -392,7 +441,7 @@ int opt_share_low(struct opt *o, struct tr_param *p, int64_t step)
 {
     struct item *it = &o->item[p->index];
     struct fields own = { .n = 0 };
-    struct opt_lister l = { NULL, NOTE, o, it, &own };
+    struct opt_lister l = { NULL, NOTE, o, it, &own, NULL };
     int64_t *first, dim[2];
     if (!it->first || low_shape(o, it, step, dim) || !low_shape(o, it, step + 1, dim)) return TR_OK;
     int size = o->comm->size, root = root_of(o, it), rc;

@@ -16,6 +16,8 @@ struct opt {
     double tokens, lr;
     bool projects;                 /* see struct opt_setup */
     struct tr_comm *comm;
+    void (*leaves)(void *self, int64_t i);   /* see struct opt_setup */
+    void *self;
     struct opt_offload *offload;   /* NULL: all state is in memory */
 };
 

@@ -136,6 +136,7 @@ struct opt_setup {
                                       * have: category communication) */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
     int (*deal)(void *self, struct opt_share *share, int64_t n);
+    void (*leaves)(void *self, int64_t i);   /* may be NULL: the state of parameter i is about to be given back for good */
     void *self;
     struct tr_spill *file;           /* NULL: state is in memory; else it waits in this file between updates */
 };
@@ -185,6 +186,12 @@ double opt_probe_eps(const struct opt *o);
 int opt_settle(struct opt *o);
 /* Lists all state, whole on every rank and whatever the layout (collective where ranks share): tensors "optimizer/NAME/FIELD", numbers likewise. */
 int opt_visit(struct opt *o, struct tr_visitor *v);
+/* Lists the state of parameter i as this rank has it; local. State that waits in a file is not there to be listed. */
+int opt_visit_owned(struct opt *o, int64_t i, const struct tr_owned *v);
+/* Whether state comes and goes between parameters: its bytes do not stay where they were listed. */
+bool opt_state_moves(const struct opt *o);
+/* Whether layers take turns: which states there are changes, their bytes together do not where all is on one rank. */
+bool opt_takes_turns(const struct opt *o);
 /* Sum of the kinds' formulas over all parameters. */
 size_t opt_state_bytes(const struct opt *o);
 /* Name of the kind that a parameter takes. */

@@ -37,6 +37,7 @@ int opt_begin(struct opt *o, int64_t step)
         TR_TRY(whose(o, it, step, &trains, &anew));
         it->p->frozen = !trains;
         if (it->away || (trains && !anew)) continue;
+        if (o->leaves) o->leaves(o->self, i);
         opt_item_release(o, it);
         memset(it->state, 0, it->kind->state_size);
         it->away = true;

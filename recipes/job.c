@@ -9,6 +9,7 @@
 #include "parallel/partition.h"
 #include <inttypes.h>
 #include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,20 +230,42 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
     return rc;
 }
 
+/* Snapshots in memory: counted here, so that a forecast has them too; the memory itself comes with the run. */
+static void state_leaves(void *job, int64_t i) { ckpt_capture_gate(((struct job *)job)->capture, i); }
+
+static int capture(struct job *j)
+{
+    const struct recipe *r = j->r;
+    struct tr_buf text = { 0 };
+    if (r->checkpoint.memory_every == 0) return TR_OK;
+    if (opt_state_moves(j->opt))
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every with optimizer.selection = blockwise (%s): its state moves between matrices, a snapshot in memory has no place that stays; set checkpoint.memory_every = 0 or optimizer.selection = columns", r->path);
+    if (opt_takes_turns(j->opt) && j->comm->size > 1 && r->parallel.zero > 0)
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every with layers that take turns and parallel.zero = %" PRId64 " (%s): a rank's share of the state changes with the turn; set parallel.zero = 0 or checkpoint.memory_every = 0", r->parallel.zero, r->path);
+    struct ckpt_capture_setup setup = { .folder = r->run.dir, .comm = j->comm, .owned = job_visit_owned, .self = j, .groups = j->net->n_params,
+                                        .keep = r->checkpoint.keep, .compress = r->checkpoint.compress };
+    int rc;
+    TR_GO(recipe_print(r, &text));
+    setup.recipe = text.data;
+    rc = ckpt_capture_new(&j->capture, &setup);
+done:
+    tr_buf_release(&text);
+    return rc;
+}
+
 int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed,
-                               .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr };
+                               .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr, .leaves = state_leaves, .self = j };
     size_t n = (size_t)j->net->n_params;
     TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
     TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)j->comm->size + 1) * sizeof *j->low_first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
-    TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + 2, sizeof *j->figures));
+    TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + UPDATE_SUMS, sizeof *j->figures));
     if (j->comm->size > 1 && r->parallel.zero > 0) {
         setup.comm = j->comm;
         setup.deal = deal_state;
-        setup.self = j;
     } else TR_TRY(deal_rows(j));
     if (r->memory.offload == RECIPE_OFFLOAD_DISK) {
         const char *folder = r->memory.offload_dir[0] ? r->memory.offload_dir : r->run.dir;
@@ -256,6 +279,7 @@ int job_training(struct job *j)
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     if (opt_needs(j->opt) != OPT_GRADIENT && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
+    TR_TRY(capture(j));
     if (j->values) TR_TRY(fill_weights(j));
     if (j->net->sharded && opt_probe_every(j->opt, OPT_PROBE_HESSIAN))
         return tr_fail(TR_EINPUT, "optimizer.name (%s): its Hessian-vector product moves whole weights; set parallel.zero = 2", r->path);
@@ -278,17 +302,46 @@ struct tr_spill_counts job_disk(const struct job *j)
     return sum;
 }
 
-int job_visit(void *job, struct tr_visitor *v)
+static int visit_progress(struct job *j, struct tr_visitor *v)
 {
-    struct job *j = job;
     uint64_t words[3] = { j->step, j->tokens_seen, (uint64_t)j->r->train.seed };
-    TR_TRY(tr_net_visit(j->net, v));
-    if (j->opt) TR_TRY(opt_visit(j->opt, v));
     if (j->loader) TR_TRY(tr_loader_visit(j->loader, v));
     TR_TRY(v->words(v->self, "run/progress", words, 3));
     j->step = words[0];
     j->tokens_seen = words[1];
     return TR_OK;
+}
+
+int job_visit(void *job, struct tr_visitor *v)
+{
+    struct job *j = job;
+    TR_TRY(tr_net_visit(j->net, v));
+    if (j->opt) TR_TRY(opt_visit(j->opt, v));
+    return visit_progress(j, v);
+}
+
+struct progress_owner { const struct tr_owned *v; int64_t group; };
+
+static int own_progress(void *self, const char *name, uint64_t *words, int64_t count)
+{
+    struct progress_owner *o = self;
+    return o->v->words(o->v->self, o->group, name, words, o->v->rank == 0 ? count : 0);
+}
+
+int job_visit_owned(void *job, const struct tr_owned *v)
+{
+    struct job *j = job;
+    for (int64_t i = 0; i < j->net->n_params; i++) {
+        const struct tr_param *p = &j->net->param[i];
+        char name[128];
+        snprintf(name, sizeof name, "param/%s", p->name);
+        if (!p->shard.ndim) TR_TRY(tr_owned_share(v, i, name, &p->value));
+        else if (p->shard.ndim == 1) TR_TRY(v->rows(v->self, i, name, &p->shard, 0, p->shard.dim[0], 0, p->value.dim[0]));
+        else TR_TRY(v->rows(v->self, i, name, &p->shard, 0, p->shard.dim[0], p->shard_begin, p->value.dim[0]));
+        TR_TRY(opt_visit_owned(j->opt, i, v));
+    }
+    struct progress_owner o = { v, j->net->n_params };
+    return visit_progress(j, &(struct tr_visitor){ &o, NULL, own_progress, .only_reads = true });
 }
 
 void job_forget_files(struct job *j)
@@ -302,6 +355,7 @@ void job_forget_files(struct job *j)
 
 void job_release(struct job *j)
 {
+    ckpt_capture_free(j->capture, j->done);
     opt_free(j->opt);
     free(j->first);
     free(j->low_first);

@@ -1,13 +1,14 @@
 /* Everything one process opens for a recipe: model, tokenizer, data, optimizer, tape. The commands are built from it. */
 #ifndef RECIPE_JOB_H
 #define RECIPE_JOB_H
+#include "checkpoint/capture.h"
 #include "libtrain/comm/comm.h"
 #include "libtrain/data/data.h"
 #include "libtrain/model/net.h"
 #include "optim/optim.h"
 #include "recipes/recipe.h"
 
-enum { UPDATE_PANELS = 8 };   /* parts of a matrix whose squares are summed apart */
+enum { UPDATE_PANELS = 8 /* parts of a matrix whose squares are summed apart */, UPDATE_SUMS = 3 };
 
 struct job {
     const struct recipe *r;
@@ -35,6 +36,8 @@ struct job {
     size_t dealt_least, dealt_most;      /* bytes of state (at stage 3 with weights) of the ranks with least and most */
     double *figures;                     /* what ranks add up at the end of a step, see update.c */
     bool stop;                           /* this rank was asked to stop */
+    struct ckpt_capture *capture;        /* checkpoint.memory_every: snapshots in memory; else NULL */
+    bool done;                           /* the run ended as it should: nothing of it is needed in memory */
     /* progress: words of a snapshot */
     uint64_t step, tokens_seen;
 };
@@ -60,6 +63,9 @@ void job_release(struct job *j);
 int job_parameters(struct job *j, const char *snapshot);
 /* Lists all state that a resume needs. */
 int job_visit(void *job, struct tr_visitor *v);
+
+/* The same as this rank has it, listed by parameter; local. */
+int job_visit_owned(void *job, const struct tr_owned *v);
 
 /* Bytes moved so far by memory.offload, and those of its files; zeros without. */
 struct tr_spill_counts job_disk(const struct job *j);

@@ -39,15 +39,18 @@ int job_step_by_losses(struct job *j, struct step_result *out)
 {
     struct look k = { .j = j, .begin = tr_loader_tell(j->loader), .counted = tr_loader_peek_counted(j->loader, j->batch) };
     struct opt_evaluator e = { .self = &k, .loss = loss_of_batch };
-    double lr = job_lr(j->r, j->steps, (int64_t)j->step), loss, sums[2];
+    double lr = job_lr(j->r, j->steps, (int64_t)j->step), loss, sums[3];
     j->comm->doing = "a step";
+    ckpt_capture_settle(j->capture); /* weights move from the first evaluation on */
     enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
     TR_TRY(opt_step_by_losses(j->opt, lr, (int64_t)j->step + 1, &e, &loss));
     tr_part_enter(part);
     TR_TRY(opt_settle(j->opt));
     sums[0] = (double)k.tokens;
     sums[1] = j->stop;
-    TR_TRY(tr_comm_sum(j->comm, sums, 2));
+    sums[2] = ckpt_capture_say(j->capture);
+    TR_TRY(tr_comm_sum(j->comm, sums, 3));
+    ckpt_capture_hear(j->capture, sums[2]);
     j->step++;
     j->tokens_seen += (uint64_t)sums[0];
     *out = (struct step_result){ .loss = loss, .lr = lr, .tokens = (int64_t)sums[0], .counted = k.counted, .stop = sums[1] > 0 };

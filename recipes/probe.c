@@ -137,6 +137,7 @@ int job_probe_hessian(struct job *j, int64_t step)
     float scale;
     TR_TRY(probe_scale(j, 0, &any, &scale)); /* the first micro-batch of the batch */
     if (!any) return TR_OK;
+    ckpt_capture_settle(j->capture);
     enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
     for (int pass = 0; pass < PASSES; pass++) {
         shift(j, step, pass ? -2 * eps : eps);

@@ -76,7 +76,7 @@ static const struct tr_option device_options[] = {
 
 static const struct tr_option checkpoint_options[] = {
     { "every", TR_OPT_INT, AT(checkpoint.every), "100", 0, BIG, NULL, "steps between snapshots on disk, the last step included; 0 = none" },
-    { "memory_every", TR_OPT_INT, AT(checkpoint.memory_every), "0", 0, BIG, NULL, "steps between snapshots in memory; 0 = none" },
+    { "memory_every", TR_OPT_INT, AT(checkpoint.memory_every), "0", 0, BIG, NULL, "steps between snapshots in memory, twice the state: copied while training goes on, resumed from when processes die; 0 = none" },
     { "keep", TR_OPT_INT, AT(checkpoint.keep), "2", 0, BIG, NULL, "newest snapshots that stay; 0 = all" },
     { "redundancy", TR_OPT_TEXT, AT(checkpoint.redundancy), "", 0, 0, NULL, "erasure code over nodes, e.g. 2+1" },
     { "compress", TR_OPT_INT, AT(checkpoint.compress), "0", 0, 9, NULL, "deflate level of snapshots; 0 = off" },
@@ -264,7 +264,6 @@ static int refuse_unbuilt(const struct recipe *r)
     enum { NCCL = 2 };
     if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
     if (r->parallel.backend == NCCL) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): this build has no NCCL; set parallel.backend = auto", p);
-    if (r->checkpoint.memory_every > 0) return tr_fail(TR_EINPUT, "checkpoint.memory_every (%s): this version keeps snapshots on disk alone; set it to 0 and use checkpoint.every", p);
     if (r->checkpoint.redundancy[0]) return tr_fail(TR_EINPUT, "checkpoint.redundancy (%s): this version has no erasure code; remove it", p);
     if (r->parallel.pipeline == 1 && (r->parallel.schedule || r->parallel.vocabulary))
         return tr_fail(TR_EINPUT, "parallel.%s (%s): it has a meaning with parallel.pipeline above 1 only; remove it", r->parallel.schedule ? "schedule" : "vocabulary", p);
@@ -291,6 +290,8 @@ static int check(struct recipe *r)
         return tr_fail(TR_EINPUT, "memory.offload = host (%s): on a CPU everything is in the host's memory already, nothing would be saved; set memory.offload = disk or none", p);
     if (r->memory.offload_dir[0] && r->memory.offload != RECIPE_OFFLOAD_DISK)
         return tr_fail(TR_EINPUT, "memory.offload_dir (%s): it has a meaning with memory.offload = disk only; remove it or set that", p);
+    if (r->checkpoint.memory_every > 0 && r->memory.offload == RECIPE_OFFLOAD_DISK)
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with memory.offload = disk (%s): snapshots in memory would hold what waits on disk; set checkpoint.memory_every = 0 or memory.offload = none", r->checkpoint.memory_every, p);
     if (r->memory.recompute == RECIPE_RECOMPUTE_AUTO && r->memory.budget == 0) r->memory.recompute = RECIPE_RECOMPUTE_SELECTIVE;
     TR_TRY(fill_names(r));
     return opt_check(r->optimizer, r->n_optimizer, p);

@@ -28,7 +28,7 @@ static void try_remedy(struct remedies *list, struct job *j, const struct foreca
 static void find_remedies(struct remedies *list, struct job *j, const struct forecast *f)
 {
     static const char *const keys[][2] = { { "memory.offload = disk", "memory.offload=disk" }, { "optimizer.name = apollo-mini", "optimizer.name=apollo-mini" },
-        { "train.clip = 0", "train.clip=0" }, { "model.dtype = bf16", "model.dtype=bf16" }, { "model.dtype = int8", "model.dtype=int8" } };
+        { "checkpoint.memory_every = 0", "checkpoint.memory_every=0" }, { "train.clip = 0", "train.clip=0" }, { "model.dtype = bf16", "model.dtype=bf16" }, { "model.dtype = int8", "model.dtype=int8" } };
     static const char *const names[] = { "none", "selective", "block" };
     struct job as_it_is = *j;
     char text[64];

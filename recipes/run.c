@@ -1,5 +1,7 @@
 /* `train run`: the training loop with its evaluation, snapshots, records and stops. */
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/keeper.h"
+#include "checkpoint/source.h"
 #include "libtrain/base/crc.h"
 #include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
@@ -42,15 +44,23 @@ struct running {
 static int skip_tensor(void *self, const char *name, struct tr_tensor *t) { return TR_OK; }
 static int skip_words(void *self, const char *name, uint64_t *words, int64_t count) { return TR_OK; }
 
-static int save(struct running *s, double *seconds)
+/* The snapshot of this step on disk. With snapshots in memory it is only begun; `final`: it must be there. */
+static int save(struct running *s, bool final, double *seconds)
 {
     const struct recipe *r = s->j.r;
     int64_t step = (int64_t)s->j.step;
     if (s->saved == step) return TR_OK;
     double t = tr_now();
     s->j.comm->doing = "a snapshot";
+    if (s->j.capture) {
+        TR_TRY(ckpt_capture_begin(s->j.capture, step, true));
+        s->saved = step;
+        if (!final) return TR_OK; /* what it blocks is the next step's */
+        TR_TRY(ckpt_capture_finish(s->j.capture, step));
+        ckpt_capture_blocked(s->j.capture);
+    }
     /* Rank 0 writes what every rank lists: state that ranks share is gathered as it is listed. */
-    if (s->j.comm->rank > 0) TR_TRY(job_visit(&s->j, &(struct tr_visitor){ NULL, skip_tensor, skip_words, .only_reads = true }));
+    else if (s->j.comm->rank > 0) TR_TRY(job_visit(&s->j, &(struct tr_visitor){ NULL, skip_tensor, skip_words, .only_reads = true }));
     else TR_TRY(ckpt_save(r->run.dir, step, job_visit, &s->j, s->config.data, r->checkpoint.keep, r->checkpoint.compress));
     s->saved = step;
     *seconds += tr_now() - t;
@@ -67,6 +77,8 @@ static int check_supported(const struct recipe *r)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
     if (r->parallel.pipeline > 1) return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " (%s): this version shares the batch, not the layers: it simulates a pipeline (`train plan`) and runs none; set parallel.pipeline = 1", r->parallel.pipeline, r->path);
+    if (r->checkpoint.memory_every > 0 && c->local < c->size)
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " (%s): its snapshots are of one machine's ranks, these are on several; set it to 0", r->checkpoint.memory_every, r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
     return TR_OK;
 }
@@ -103,22 +115,67 @@ static int same_recipe(struct running *s)
     return tr_fail(TR_EINPUT, "rank %d has another recipe than rank 0 (%s): start every rank with the same file and settings", s->j.comm->rank, s->j.r->path);
 }
 
-static int start(struct running *s, struct recipe *r, const char *resume)
+/* What the run begins from. */
+struct origin {
+    char *path;                  /* a snapshot on disk, or NULL */
+    int64_t version;             /* a version in memory, or -1; -2: it was written to disk */
+    struct ckpt_shared *left;    /* rank 0: what an earlier process left in memory, NULL: nothing */
+};
+
+/* The newest version in memory that is whole, when it is newer than what is on disk. */
+static int from_memory(struct origin *o, const char *dir)
 {
-    struct job *j = &s->j;
-    struct forecast f;
-    char items[400], *path = NULL;
-    int64_t step = 0;
-    int rc;
-    TR_TRY(check_supported(r));
-    if (resume && !resume[0]) TR_TRY(ckpt_newest(&path, &step, r->run.dir));
-    else if (resume) TR_TRY(tr_strdup(&path, resume));
-    TR_GO(job_open(j, r));
-    s->writes = j->comm->rank == 0;
-    TR_GO(job_tokenizer(j, false));
-    TR_GO(job_data(j, true));
-    TR_GO(forecast_fit(j, &f));
-    forecast_text(items, sizeof items, &f.ledger);
+    int64_t disk = -1, v = INT64_MAX;
+    int rc = ckpt_newest(&o->path, &disk, dir);
+    while ((v = ckpt_shared_newest(o->left, v)) > disk) {
+        struct ckpt_source src;
+        if (ckpt_source_memory(&src, o->left, v, true) == TR_OK) {
+            ckpt_source_release(&src);
+            o->version = v;
+            free(o->path);
+            o->path = NULL;
+            return TR_OK;
+        }
+        tr_warn("%s; trying the one before", tr_message());
+        ckpt_newest(&o->path, &disk, dir); /* its message, should it be the last word */
+    }
+    return rc;
+}
+
+/* Rank 0 looks at what is left in memory: it is resumed from, or goes to disk before anything else does. */
+static int find_memory(struct origin *o, const struct recipe *r, const char *resume)
+{
+    TR_TRY(ckpt_shared_claim(&o->left, r->run.dir));
+    if (!o->left) return TR_OK;
+    if (resume && !resume[0] && r->checkpoint.memory_every > 0) return from_memory(o, r->run.dir);
+    TR_TRY(ckpt_keeper_rescue(o->left));
+    ckpt_shared_remove(o->left);
+    ckpt_shared_close(o->left);
+    o->left = NULL;
+    return TR_OK;
+}
+
+static int find_origin(struct origin *o, const struct recipe *r, const char *resume)
+{
+    struct tr_comm *c;
+    int64_t step;
+    uint64_t word;
+    *o = (struct origin){ .version = -1 };
+    TR_TRY(par_world(&c));
+    c->doing = "start";
+    if (c->rank == 0) TR_TRY(find_memory(o, r, resume));
+    word = (uint64_t)(o->version + 1);
+    TR_TRY(tr_comm_words(c, &word, 1, 0));
+    o->version = (int64_t)word - 1;
+    if (!resume || o->version >= 0 || o->path) return TR_OK;
+    return resume[0] ? tr_strdup(&o->path, resume) : ckpt_newest(&o->path, &step, r->run.dir);
+}
+
+static void say_start(const struct job *j, const struct forecast *f)
+{
+    const struct recipe *r = j->r;
+    char items[400];
+    forecast_text(items, sizeof items, &f->ledger);
     struct tr_data_counts c = tr_dataset_counts(j->train);
     tr_info("%.1f M parameters, %s weights; %" PRId64 " examples, %" PRId64 " counted tokens; %" PRId64 " steps of %" PRId64 " sequences",
             (double)tr_shape_params(&j->shape) / 1e6, tr_dtype_name(r->model.dtype == RECIPE_BF16 ? TR_BF16 : r->model.dtype == RECIPE_INT8 ? TR_INT8 : TR_F32),
@@ -127,23 +184,63 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         tr_info("%s is made for int8 weights: model.dtype = int8 (or auto) gives it those", recipe_optimizer(r));
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
-    tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f.ledger.peak / 1e6, (double)f.peak_rss / 1e6, items);
+    tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6, items);
+}
+
+/* The state as the origin has it. */
+static int restore(struct running *s, struct origin *o)
+{
+    struct job *j = &s->j;
+    struct ckpt_source src;
+    int64_t step = 0;
+    s->saved = -1;
+    if (j->capture) {
+        struct ckpt_shared *left = o->left;
+        o->left = NULL;
+        TR_TRY(ckpt_capture_attach(j->capture, left, &o->version));
+    }
+    if (o->version == -2) TR_TRY(ckpt_newest(&o->path, &step, j->r->run.dir)); /* of another layout: it is on disk now */
+    if (o->version >= 0) {
+        TR_TRY(ckpt_source_memory(&src, ckpt_capture_shared(j->capture), o->version, false));
+        int rc = ckpt_load_source(&src, &step, job_visit, j, NULL);
+        ckpt_source_release(&src);
+        TR_TRY(rc);
+        tr_info("resumed at step %" PRIu64 " from memory", j->step);
+    } else if (o->path) {
+        TR_TRY(ckpt_load(o->path, &step, job_visit, j));
+        s->saved = (int64_t)j->step;
+        tr_info("resumed at step %" PRIu64 " from %s", j->step, o->path);
+    }
+    return j->capture ? ckpt_capture_start(j->capture, (int64_t)j->step, o->version >= 0) : TR_OK;
+}
+
+static int start(struct running *s, struct recipe *r, const char *resume)
+{
+    struct job *j = &s->j;
+    struct forecast f;
+    struct origin o = { 0 };
+    int rc;
+    TR_TRY(check_supported(r));
+    TR_GO(find_origin(&o, r, resume));
+    TR_GO(job_open(j, r));
+    s->writes = j->comm->rank == 0;
+    TR_GO(job_tokenizer(j, false));
+    TR_GO(job_data(j, true));
+    TR_GO(forecast_fit(j, &f));
+    say_start(j, &f);
     TR_GO(recipe_print(r, &s->config));
     TR_GO(same_recipe(s));
+    bool anew = !o.path && o.version < 0;
     if (s->writes) {
         TR_GO(tr_mkdirs(r->run.dir));
-        if (!path) TR_GO(set_aside(r->run.dir));
+        if (anew) TR_GO(set_aside(r->run.dir));
         TR_GO(recipe_write_config(r));
         TR_GO(forecast_write(j, &f, r->run.dir));
     }
-    TR_GO(job_net(j, path == NULL));
+    TR_GO(job_net(j, anew));
     TR_GO(job_training(j));
     job_forget_files(j);
-    if (path) {
-        TR_GO(ckpt_load(path, &step, job_visit, j));
-        s->saved = (int64_t)j->step;
-        tr_info("resumed at step %" PRIu64 " from %s", j->step, path);
-    } else s->saved = -1;
+    TR_GO(restore(s, &o));
     s->first = (int64_t)j->step;
     tr_mem_reset_peak();
     if (!s->writes) goto done;
@@ -151,7 +248,8 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     if (r->run.tensorboard) TR_GO(tensorboard_open(&s->board, r->run.dir, (int64_t)j->step));
     TR_GO(progress_new(&s->progress, j->steps, (int64_t)j->step, r->train.log_every));
 done:
-    free(path);
+    ckpt_shared_close(o.left);
+    free(o.path);
     return rc;
 }
 
@@ -203,19 +301,24 @@ static int one_step(struct running *s)
         TR_TRY(job_evaluate(j, &row.valid_loss, &counted));
     }
     bool due = r->checkpoint.every > 0 && (step % r->checkpoint.every == 0 || last);
-    bool saves = due || stop;
+    bool saves = due || stop, final = saves && (last || stop);
+    if (j->capture) row.checkpoint_block_s = ckpt_capture_blocked(j->capture);
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
     if (j->comm->size > 1) TR_TRY(span_ranks(j->comm, &row));
-    if (saves && s->writes) TR_TRY(metrics_write(s->metrics, &row, true));
-    if (saves) TR_TRY(save(s, &block));
+    bool again = saves && (final || !j->capture); /* the row is not finished before the snapshot is */
+    if (s->writes && (again || j->capture)) TR_TRY(metrics_write(s->metrics, &row, again));
+    if (saves) TR_TRY(save(s, final, &block));
+    else if (j->capture && !last && step % r->checkpoint.memory_every == 0) TR_TRY(ckpt_capture_begin(j->capture, step, false));
     if (!s->writes) return TR_OK;
-    row.checkpoint_block_s = block;
-    row.memory = tr_mem_ledger();
-    row.peak_rss = tr_rss_peak();
-    if (row.memory.peak > row.peaks[1]) row.peaks[1] = row.memory.peak; /* this rank wrote a snapshot since */
-    if (row.peak_rss > row.rsss[1]) row.rsss[1] = row.peak_rss;
-    TR_TRY(metrics_write(s->metrics, &row, false));
+    if (again || !j->capture) {
+        row.checkpoint_block_s += block;
+        row.memory = tr_mem_ledger();
+        row.peak_rss = tr_rss_peak();
+        if (row.memory.peak > row.peaks[1]) row.peaks[1] = row.memory.peak; /* this rank wrote a snapshot since */
+        if (row.peak_rss > row.rsss[1]) row.rsss[1] = row.peak_rss;
+        TR_TRY(metrics_write(s->metrics, &row, false));
+    }
     TR_TRY(tensorboard_write(s->board, &row));
     progress_step(s->progress, &row);
     if (due || !isnan(row.valid_loss)) TR_TRY(report_write(r->run.dir, r->run.name, s->config.data));
@@ -238,6 +341,7 @@ int recipe_run(struct recipe *r, const char *resume)
     if (s.writes) progress_end(s.progress);
     if (s.writes) TR_GO(report_write(r->run.dir, r->run.name, s.config.data));
     tr_info("%s after step %" PRIu64 "; report: %s/report.html", stopped ? "stopped" : "done", s.j.step, r->run.dir);
+    s.j.done = true;
     if (s.stop && (int64_t)s.j.step < s.j.steps) {
         rc = tr_fail(TR_ESTOPPED, "stopped on request (step %" PRIu64 "): the snapshot is complete; continue with `train run %s --resume`", s.j.step, r->path);
     }

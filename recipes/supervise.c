@@ -3,6 +3,7 @@
  * Ranks get SIGUSR1 for a stop, never SIGTERM: mpirun answers SIGTERM by killing them within a second, but hands SIGUSR1 on.
  * Whatever a launch leaves behind becomes a child of this process, and is ended before the next launch writes to the folder. */
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/keeper.h"
 #include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
 #include "libtrain/base/profile.h"
@@ -37,6 +38,7 @@ struct supervisor {
     int64_t ranks;
     bool resume;          /* the user's wish for the first launch */
     ino_t before;         /* the snapshots folder as it was found; a launch from the start replaces it */
+    char memory[32];      /* likewise the object of snapshots in memory */
     double asked;         /* when a stop was asked; 0 = not */
     double sent;          /* when the ranks were last told */
     bool now;             /* asked twice */
@@ -53,16 +55,22 @@ static ino_t snapshots_folder(const struct recipe *r)
     return inode;
 }
 
-/* Step of the newest whole snapshot of this run: -1 while it has none. An earlier run's do not count. TR_EDAMAGED: none is whole. */
+/* Step of the newest whole snapshot of this run, on disk or in memory: -1 while it has none. An earlier run's do not count.
+ * TR_EDAMAGED: none is whole. */
 static int newest(const struct supervisor *s, int64_t *step)
 {
-    char *path;
+    char *path, name[32];
+    int64_t memory = ckpt_keeper_newest(s->r->run.dir, name);
     *step = -1;
+    if (!s->resume && !strcmp(name, s->memory)) memory = -1;
     ino_t now = snapshots_folder(s->r);
-    if (!now || (!s->resume && now == s->before)) return TR_OK;
-    int rc = ckpt_newest(&path, step, s->r->run.dir);
-    if (rc == TR_OK) free(path);
-    return rc == TR_EINPUT ? TR_OK : rc;
+    int rc = TR_OK;
+    if (now && (s->resume || now != s->before)) {
+        rc = ckpt_newest(&path, step, s->r->run.dir);
+        if (rc == TR_OK) free(path);
+    }
+    if (memory > *step) *step = memory;
+    return rc == TR_EINPUT || *step >= 0 ? TR_OK : rc;
 }
 
 /* Step of the last line of metrics.jsonl: how far the ranks came. */
@@ -107,6 +115,7 @@ static void become(const struct supervisor *s, const char *program, bool resume,
     setpgid(0, 0);                        /* the terminal's Ctrl-C is the supervisor's */
     prctl(PR_SET_PDEATHSIG, SIGUSR1);     /* and its death a wish to stop */
     if (getppid() != parent) _exit(1);
+    ckpt_keeper_become_supervisor(parent);
     signal(SIGUSR1, SIG_IGN);             /* until the program listens */
     sigprocmask(SIG_SETMASK, &s->old, NULL);
     int null = open("/dev/null", O_RDONLY);
@@ -115,19 +124,23 @@ static void become(const struct supervisor *s, const char *program, bool resume,
     _exit(CANNOT_START);
 }
 
-/* Ends what a launch left: ranks whose mpirun was killed. They are children of this process since it takes in orphans. */
-static void end_leftovers(void)
+/* Ends what a launch left: ranks whose mpirun was killed. They are children of this process since it takes in orphans. So is
+ * the keeper, which stays. */
+static void end_leftovers(const struct supervisor *s)
 {
     char path[64];
     snprintf(path, sizeof path, "/proc/self/task/%ld/children", (long)getpid());
     for (int tries = 0; tries < 1000; tries++) {
+        long pid, keeper = (long)ckpt_keeper_of(s->r->run.dir), others = 0;
+        while (waitpid(-1, NULL, WNOHANG) > 0) {}
         FILE *f = fopen(path, "r");
-        long pid;
-        while (f && fscanf(f, "%ld", &pid) == 1) kill((pid_t)pid, SIGKILL);
+        while (f && fscanf(f, "%ld", &pid) == 1) {
+            if (pid == keeper) continue;
+            kill((pid_t)pid, SIGKILL);
+            others++;
+        }
         if (f) fclose(f);
-        pid_t got;
-        while ((got = waitpid(-1, NULL, WNOHANG)) > 0) {}
-        if (got < 0 && errno == ECHILD) return;
+        if (!others) return;
         usleep(10000);
     }
 }
@@ -171,7 +184,7 @@ static int launch(struct supervisor *s, bool resume, int *status)
     if (child < 0) return tr_fail(TR_EFAIL, "cannot start the ranks: %s", strerror(errno));
     if (child == 0) become(s, program, resume, parent);
     *status = watch(s, child);
-    end_leftovers();
+    end_leftovers(s);
     return TR_OK;
 }
 
@@ -220,6 +233,15 @@ static int relaunch(struct supervisor *s)
     }
 }
 
+/* After an end that is an error: what is in memory goes to disk, and the error's message stays. */
+static void leave_memory(const struct supervisor *s)
+{
+    char why[1024];
+    snprintf(why, sizeof why, "%s", tr_message());
+    if (ckpt_keeper_dismiss(s->r->run.dir, GRACE) != TR_OK) tr_warn("%s", tr_message());
+    tr_fail(TR_EFAIL, "%s", why);
+}
+
 int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const char *const *sets, size_t n_sets)
 {
     struct supervisor s = { .r = r, .sets = sets, .n_sets = n_sets, .ranks = ranks ? ranks : r->parallel.data * r->parallel.pipeline, .resume = resume != NULL };
@@ -229,10 +251,11 @@ int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const 
     if (resume && resume[0]) return tr_fail(TR_EINPUT, "--resume %.80s with --supervise (%s): a supervised run continues from the newest of its folder; give --resume alone, or run from that snapshot without --supervise", resume, r->path);
     if (s.ranks % r->parallel.pipeline || s.ranks > 65536)
         return tr_fail(TR_EINPUT, "--ranks %" PRId64 " with parallel.pipeline = %" PRId64 " (%s): it must be a multiple of it", s.ranks, r->parallel.pipeline, r->path);
-    if (r->checkpoint.every == 0)
+    if (r->checkpoint.every == 0 && r->checkpoint.memory_every == 0)
         tr_warn("checkpoint.every = 0 (%s): after a failure this run starts from the beginning", r->path);
     if (2 * (n_sets + 1) + 12 > ARGS) return tr_fail(TR_EINPUT, "too many --set with --supervise (%s): put them into the recipe", r->path);
     s.before = snapshots_folder(r);
+    ckpt_keeper_newest(r->run.dir, s.memory);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     sigemptyset(&s.watched);
     sigaddset(&s.watched, SIGTERM);
@@ -240,6 +263,8 @@ int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const 
     sigaddset(&s.watched, SIGCHLD);
     sigprocmask(SIG_BLOCK, &s.watched, &s.old);
     int rc = relaunch(&s);
+    if (rc == TR_OK) rc = ckpt_keeper_dismiss(r->run.dir, GRACE);
+    else leave_memory(&s);
     sigprocmask(SIG_SETMASK, &s.old, NULL);
     return rc;
 }

@@ -80,6 +80,7 @@ static int apply(struct update *u, struct tr_param *p, const struct summed *s, s
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
     bool any = s->first[j->comm->rank + 1] > s->first[j->comm->rank];
+    ckpt_capture_gate(j->capture, p->index);
     if (u->scale != 1 && any) tr_kernels()->scale(own, (float)u->scale);
     if (j->comm->size == 1) return update_one(u, p, s, own);
     if (j->r->parallel.zero == 0) return update_everywhere(u, p, s, own, whole);
@@ -167,7 +168,11 @@ int update_finish(struct update *u, double *norm)
     double squares = 0;
     int64_t n = UPDATE_PANELS * j->net->n_params;
     if (update_keeps(j)) TR_TRY(tr_net_weights(j->net, measure_kept, u));
-    TR_TRY(tr_comm_sum(j->comm, j->figures, (size_t)(n + j->micro_batches + 2)));
+    double *disk = update_losses(j) + j->micro_batches + UPDATE_SUMS - 1;
+    ckpt_capture_settle(j->capture);
+    *disk = ckpt_capture_say(j->capture);
+    TR_TRY(tr_comm_sum(j->comm, j->figures, (size_t)(n + j->micro_batches + UPDATE_SUMS)));
+    ckpt_capture_hear(j->capture, *disk);
     for (int64_t i = 0; i < n; i++) squares += j->figures[i];
     *norm = sqrt(squares);
     if (j->r->train.clip > 0 && *norm > j->r->train.clip) u->scale = j->r->train.clip / (*norm + 1e-6);

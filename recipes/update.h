@@ -23,7 +23,8 @@ bool update_keeps(const struct job *j);
 /* The sink of backward. */
 int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad);
 /* After the last round: the norm before clipping, and what was not used inside backward. Adds up j->figures over ranks: the
- * squares of the gradients, then the sum of losses of each micro-batch, then two numbers of the caller. */
+ * squares of the gradients, then the sum of losses of each micro-batch, then UPDATE_SUMS numbers: two of the caller, one of
+ * snapshots in memory. */
 int update_finish(struct update *u, double *norm);
 /* The figures behind the squares. */
 double *update_losses(struct job *j);

@@ -1,3 +1,4 @@
+#include "checkpoint/keeper.h"
 #include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
 #include "parallel/mpi.h"
@@ -183,6 +184,8 @@ static int cmd_compare(const struct arguments *a)
 #define OPTIONS(...) (const struct command_option[]){ __VA_ARGS__, { NULL, NULL, NULL } }
 static const struct command_option none[] = { { NULL, NULL, NULL } };
 
+static int cmd_keep(const struct arguments *a) { return ckpt_keeper_run(a->args[0]); }
+
 static int cmd_replay(const struct arguments *a)
 {
     const char *out = option_value(a, "out", NULL);
@@ -227,6 +230,7 @@ const struct command commands[] = {
     { "replay", "replay IN.h5 --out OUT.h5", "recorded gradients through an optimizer: its weights after each step", cmd_replay, 1, 1,
       OPTIONS({ "out", "FILE", "HDF5 file to write: /param/NAME/weight [steps, shape]" }) },
     { "bench", "bench RECIPE.ini", "tokens/s, share of the matmul rate, memory, time by part", cmd_bench, 1, 1, none },
+    { "keep", "keep FOLDER", "the process that holds a run's snapshots in memory; train run starts it where checkpoint.memory_every asks for it", cmd_keep, 1, 1, none },
     { "doctor", "doctor", "what this machine offers", cmd_doctor, 0, 0, none },
     { "help", "help [COMMAND | SECTION | SECTION.KEY | optimizer.NAME]", "explain a command, a section of recipes, a key or an optimizer", cmd_help, 0, 1, none },
     { NULL, NULL, NULL, NULL, 0, 0, NULL },

@@ -13,4 +13,18 @@ struct tr_visitor {
     bool only_reads;   /* nothing is overwritten: state that lives in a file need not be written back */
 };
 
+/* The same state as a rank has it: each row of every tensor is listed by one rank, where its bytes are, and nothing is sent.
+ * n may be 0. */
+struct tr_owned {
+    void *self;
+    int rank, size;
+    /* Rows [from, from + n) of t's first dimension are rows [begin, begin + n) of `whole`. What changes in one update has the
+     * same `group`, its parameter's index, and is listed together. */
+    int (*rows)(void *self, int64_t group, const char *name, const struct tr_tensor *t, int64_t from, int64_t n, int64_t begin, int64_t whole);
+    int (*words)(void *self, int64_t group, const char *name, const uint64_t *words, int64_t count);   /* count 0: another rank's */
+};
+
+/* Lists this rank's share of a tensor that every rank has whole: even parts of its first dimension; a vector is one rank's. */
+int tr_owned_share(const struct tr_owned *v, int64_t group, const char *name, const struct tr_tensor *t);
+
 #endif

@@ -46,12 +46,13 @@ keep = 3
 dir = run
 INI
 
-# Processes of the run that train: neither the supervisor nor mpirun, nor one that is being forked by them.
+# Processes of the run that train, with 1 also the keeper of its memory: neither the supervisor nor mpirun, nor one that is being
+# forked by them.
 victims() {
     local p line
     for p in /proc/[0-9]*; do
         line=$(tr '\0' ' ' 2>/dev/null <"$p/cmdline") || continue
-        case $line in *mpirun*|*--supervise*) ;; "$train run $work/"*) echo "${p#/proc/}" ;; esac
+        case $line in *mpirun*|*--supervise*) ;; "$train run $work/"*) echo "${p#/proc/}" ;; "train keep $work/run "*) [ "${1:-1}" = 0 ] || echo "${p#/proc/}" ;; esac
     done
 }
 step() { tail -n 1 run/metrics.jsonl 2>/dev/null | sed -nE 's/.*"step":([0-9]+),.*/\1/p'; }
@@ -65,8 +66,8 @@ kills() { # kills NAME COUNT SUPERVISE-ARGUMENTS...: needs the undisturbed run i
     "$train" run "$work/a.ini" --supervise "$@" >out 2>err &
     pid=$!
     while kill -0 $pid 2>/dev/null && [ $done -lt "$count" ]; do
-        sleep "0.$((RANDOM % 8 + 2))"
-        list=$(victims)
+        sleep "0.$((RANDOM % 5 + 2))"
+        list=$(victims "$((done % 2))")
         [ -n "$list" ] && kill -KILL "$(shuf -n 1 <<<"$list")" 2>/dev/null && done=$((done + 1))
     done
     wait $pid
@@ -75,6 +76,7 @@ kills() { # kills NAME COUNT SUPERVISE-ARGUMENTS...: needs the undisturbed run i
     [ $done -gt 0 ] || { flunk "$name" "nothing was killed"; return; }
     grep -q 'starting again' err || { flunk "$name" "no word of a new start"; return; }
     [ -z "$(victims)" ] || { flunk "$name" "processes are left"; return; }
+    ! [ -e run/.memory ] || { flunk "$name" "shared memory is left"; return; }
     cmp -s <(losses calm) <(losses run) || { flunk "$name" "losses differ after $done kills"; return; }
     cmp -s calm/snapshots/step-00000060.h5 run/snapshots/step-00000060.h5 || { flunk "$name" "the final state differs after $done kills"; return; }
     pass "$name"
@@ -114,14 +116,45 @@ expect "--supervise with --resume PATH" "$? $(grep -c '^train: error: ' err)" "2
 got=$?
 if [ $got = 1 ] && grep -q 'the run failed 4 times after step' err; then pass "a run that fails at the same step"; else flunk "a run that fails at the same step" "exit code $got"; fi
 
+# Snapshots in memory: the same, with the keeper among the victims; almost nothing is done twice.
+sed -i "s|^every = 2|every = 20\nmemory_every = 1|; s|^dir = run|dir = $work/run|" a.ini
+"$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run with memory" "exit code $?"
+rm -rf calm && mv run calm
+kills "6 kills of rank and keeper" 6
+if grep -q 'resumed at step .* from memory' err; then pass "resumed from memory"; else flunk "resumed from memory" "never"; fi
+
+# Without a supervisor: the keeper writes the newest version when the run is killed; with the keeper dead, too, a resume finds the memory.
+wait_for_step() { for i in $(seq 400); do [ -n "$(step)" ] && [ "$(step)" -ge "$1" ] && return; sleep 0.02; done; }
+rm -rf run
+"$train" run "$work/a.ini" >out 2>err &
+wait_for_step 5
+kill -KILL $!
+wait $! 2>/dev/null
+for i in $(seq 300); do [ -e run/.memory ] || break; sleep 0.05; done
+at=$(step)
+if [ -n "$(find run/snapshots -name "step-*$at.h5" -o -name "step-*$((at - 1)).h5")" ]; then pass "the keeper writes what a killed run left"; else flunk "the keeper writes what a killed run left" "no snapshot of step $at or the one before"; fi
+"$train" run "$work/a.ini" --resume >out 2>err &
+wait_for_step $((at + 5))
+kill -KILL "$(pgrep -f "^train keep $work/run$")" $!
+wait $! 2>/dev/null
+[ -e run/.memory ] || flunk "memory without a process" "it is gone"
+"$train" run "$work/a.ini" --resume >out 2>err
+expect "a resume from memory that nobody held" "$? $(grep -c 'resumed at step .* from memory' err)" "0 1"
+if cmp -s calm/snapshots/step-00000060.h5 run/snapshots/step-00000060.h5; then pass "from memory: the bytes of an undisturbed run"; else flunk "from memory: the bytes of an undisturbed run" "they differ"; fi
+
 if command -v mpirun >/dev/null && "$train" doctor | grep -qiE 'mpi.*(yes|found|[0-9])'; then
     mpi=()
     [ "$(id -u)" = 0 ] && mpi=(--allow-run-as-root)
-    sed -i 's/^\[checkpoint\]/[parallel]\ndata = 2\nzero = 1\n&/' a.ini
+    sed -i '/^memory_every/d; s/^every = 20/every = 2/; s/^\[checkpoint\]/[parallel]\ndata = 2\nzero = 1\n&/' a.ini
     rm -rf calm run
     mpirun "${mpi[@]}" --oversubscribe --bind-to none -n 2 "$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run of 2 ranks" "exit code $?"
     mv run calm
     kills "5 kills on 2 ranks" 5 --ranks 2
+    sed -i 's/^every = 2/every = 20\nmemory_every = 1/; s/^zero = 1/zero = 2/' a.ini
+    rm -rf calm run
+    mpirun "${mpi[@]}" --oversubscribe --bind-to none -n 2 "$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run of 2 ranks with memory" "exit code $?"
+    mv run calm
+    kills "6 kills of 2 ranks and keeper" 6 --ranks 2
 fi
 echo "[  PASSED  ] $good test(s)."
 [ $bad = 0 ] || { echo "[  FAILED  ] $bad test(s), listed above"; exit 1; }

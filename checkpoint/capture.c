@@ -1,0 +1,547 @@
+#include "checkpoint/capture.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/keeper.h"
+#include "checkpoint/part.h"
+#include "libtrain/base/buf.h"
+#include "libtrain/base/crc.h"
+#include "libtrain/base/log.h"
+#include "libtrain/base/mem.h"
+#include "libtrain/base/profile.h"
+#include "libtrain/base/status.h"
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { CHUNK = 256 << 10 /* copied and checked while it is in the cache */, ALIGN = 64 };
+enum todo { WAITS, BUSY, COPIED };
+
+struct task { struct tr_tensor from; struct ckpt_entry *e; };
+struct ckpt_capture {
+    struct ckpt_capture_setup setup;
+    struct tr_buf recipe;
+    struct ckpt_size size;           /* of this rank's parts */
+    size_t counted;                  /* in the ledger */
+    struct ckpt_shared *shared;
+    struct ckpt_keeper keeper;
+    double blocked;
+    int64_t begun, left_out, flushed, failed;   /* flushed: as all ranks have heard it */
+    /* the version that is copied; tasks of group g are [first[g], first[g + 1]) */
+    struct ckpt_slot *slot;
+    unsigned char *payload;
+    int64_t version;
+    bool to_disk;
+    struct task *task;
+    int64_t *first;
+    uint64_t at, sequence;           /* while it is listed: in the payload; within the group */
+    int64_t n_tasks, listed;         /* listed: the group whose turn it is */
+    /* order of the last updates, and of those that are coming in */
+    int64_t *order, *coming, n_coming;
+    bool *came;
+    /* between this thread and the copier */
+    pthread_t thread;
+    bool running, end;
+    pthread_mutex_t lock;
+    pthread_cond_t given, copied;
+    enum todo *todo;
+    _Atomic int64_t pending;         /* groups that are not copied */
+};
+
+const struct ckpt_shared *ckpt_capture_shared(const struct ckpt_capture *c) { return c->shared; }
+
+/* ---- listing: what there is goes into the slot's list, with its place in the payload */
+
+/* The tensor's rows as they lie in memory. */
+static struct tr_tensor rows_of(const struct tr_tensor *t, int64_t from, int64_t n)
+{
+    int64_t rows = t->ndim > 1 ? tr_rows(t) / t->dim[0] : 0;
+    return t->ndim > 1 ? tr_rows_view(t, from * rows, n * rows) : *t;
+}
+
+static struct ckpt_entry *next_entry(struct ckpt_capture *c, int64_t group, const char *name, uint64_t bytes)
+{
+    bool parameter = !strncmp(name, "param/", 6), words = group >= c->setup.groups;
+    while (c->listed < group) {
+        c->first[++c->listed] = c->n_tasks;
+        c->sequence = 0;
+    }
+    uint64_t key = (uint64_t)(words ? 2 : parameter ? 0 : 1) << 56 | (uint64_t)group << 16 | c->sequence++;
+    if (!bytes || (uint64_t)c->n_tasks == c->size.entries || c->at + bytes > c->size.payload) return NULL;
+    struct ckpt_entry *e = &ckpt_slot_entries(c->slot)[c->n_tasks];
+    *e = (struct ckpt_entry){ .key = key, .at = c->at, .bytes = bytes };
+    snprintf(e->name, sizeof e->name, "%s", name);
+    c->at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return e;
+}
+
+static int list_rows(void *self, int64_t group, const char *name, const struct tr_tensor *t, int64_t from, int64_t n, int64_t begin, int64_t whole)
+{
+    struct ckpt_capture *c = self;
+    struct tr_tensor part = rows_of(t, from, n), quant[TR_QUANT_PARTS];
+    int n_quant = tr_quant_views(t, quant);
+    uint64_t bytes = n ? (uint64_t)tr_count(&part) * tr_dtype_size(t->dtype) : 0;
+    struct ckpt_entry *e = next_entry(c, group, name, bytes);
+    if (!e && bytes) return tr_fail(TR_EFAIL, "the state has grown (%s): a snapshot in memory has no room for it; set checkpoint.memory_every = 0", name);
+    if (e) {
+        e->dtype = (uint8_t)t->dtype;
+        e->ndim = (uint8_t)t->ndim;
+        memcpy(e->dim, t->dim, sizeof e->dim);
+        e->dim[0] = whole;
+        e->begin = begin;
+        e->rows = n;
+        e->group = n_quant ? t->quant.group : 0;
+        c->task[c->n_tasks++] = (struct task){ part, e };
+    }
+    for (int i = 0; i < n_quant; i++) { /* scales and zeros of int8 weights */
+        char its[CKPT_NAME];
+        int64_t each = quant[i].dim[0] / t->dim[0];
+        snprintf(its, sizeof its, "%.*s.%s", (int)sizeof its - 8, name, tr_quant_part[i]);
+        TR_TRY(list_rows(c, group, its, &quant[i], from * each, n * each, begin * each, whole * each));
+    }
+    return TR_OK;
+}
+
+/* Words are few and change at once: they are copied here. */
+static int list_words(void *self, int64_t group, const char *name, const uint64_t *words, int64_t count)
+{
+    struct ckpt_capture *c = self;
+    struct ckpt_entry *e = next_entry(c, group, name, (uint64_t)count * sizeof *words);
+    if (!e) return count ? tr_fail(TR_EFAIL, "the state has grown (%s): a snapshot in memory has no room for it; set checkpoint.memory_every = 0", name) : TR_OK;
+    e->words = 1;
+    e->ndim = 1;
+    e->dim[0] = e->rows = count;
+    memcpy(c->payload + e->at, words, e->bytes);
+    e->crc = tr_crc32c(0, words, e->bytes);
+    c->task[c->n_tasks++] = (struct task){ { 0 }, e };
+    return TR_OK;
+}
+
+static int size_rows(void *self, int64_t group, const char *name, const struct tr_tensor *t, int64_t from, int64_t n, int64_t begin, int64_t whole)
+{
+    struct ckpt_size *s = self;
+    struct tr_tensor part = rows_of(t, from, n), quant[TR_QUANT_PARTS];
+    int n_quant = tr_quant_views(t, quant);
+    if (!n || !tr_count(&part)) return TR_OK;
+    s->entries++;
+    s->payload += ((uint64_t)tr_count(&part) * tr_dtype_size(t->dtype) + ALIGN - 1) / ALIGN * ALIGN;
+    for (int i = 0; i < n_quant; i++) {
+        int64_t each = quant[i].dim[0] / t->dim[0];
+        TR_TRY(size_rows(s, group, name, &quant[i], from * each, n * each, begin * each, whole * each));
+    }
+    return TR_OK;
+}
+
+static int size_words(void *self, int64_t group, const char *name, const uint64_t *words, int64_t count)
+{
+    struct ckpt_size *s = self;
+    s->entries += count > 0;
+    s->payload += ((uint64_t)count * sizeof *words + ALIGN - 1) / ALIGN * ALIGN;
+    return TR_OK;
+}
+
+/* ---- copying */
+
+static void copy_task(const struct ckpt_capture *c, const struct task *t)
+{
+    if (t->e->words) return;
+    struct ckpt_parts parts = ckpt_parts(&t->from, CHUNK);
+    struct tr_tensor view;
+    unsigned char *to = c->payload + t->e->at;
+    int64_t begin, n;
+    uint32_t crc = 0;
+    while (ckpt_part_next(&parts, &t->from, &view, &begin, &n)) {
+        size_t bytes = (size_t)n * parts.bytes;
+        tr_tensor_read(&view, to);
+        crc = tr_crc32c(crc, to, bytes);
+        to += bytes;
+    }
+    t->e->crc = crc;
+}
+
+static void copy_group(struct ckpt_capture *c, int64_t g)
+{
+    for (int64_t i = c->first[g]; i < c->first[g + 1]; i++) copy_task(c, &c->task[i]);
+}
+
+/* With the lock: the group has been copied. The last one makes the version whole: its word is set when all else stands. */
+static void end_group(struct ckpt_capture *c, int64_t g)
+{
+    c->todo[g] = COPIED;
+    if (atomic_load(&c->pending) == 1) {
+        c->slot->n = (uint64_t)c->n_tasks;
+        c->slot->crc = tr_crc32c(0, ckpt_slot_entries(c->slot), (size_t)c->n_tasks * sizeof(struct ckpt_entry));
+        atomic_store(&c->slot->word, ckpt_word(c->version, c->to_disk));
+    }
+    atomic_fetch_sub(&c->pending, 1);
+    pthread_cond_broadcast(&c->copied);
+}
+
+/* The next group in the order of updates, -1: none is left to begin. */
+static int64_t next_group(const struct ckpt_capture *c, int64_t *at)
+{
+    for (; *at < c->setup.groups; ++*at)
+        if (c->todo[c->order[*at]] == WAITS) return c->order[*at];
+    return -1;
+}
+
+static void *work(void *self)
+{
+    struct ckpt_capture *c = self;
+    pthread_mutex_lock(&c->lock);
+    for (int64_t seen = 0; !c->end;) {
+        if (seen == c->begun) {
+            pthread_cond_wait(&c->given, &c->lock);
+            continue;
+        }
+        seen = c->begun;
+        for (int64_t at = 0, g; !c->end && (g = next_group(c, &at)) >= 0;) {
+            c->todo[g] = BUSY;
+            pthread_mutex_unlock(&c->lock);
+            copy_group(c, g);
+            pthread_mutex_lock(&c->lock);
+            end_group(c, g);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+/* With the lock: until the group is copied; one that has not been begun is copied here. */
+static void need(struct ckpt_capture *c, int64_t g)
+{
+    if (c->todo[g] == WAITS) {
+        c->todo[g] = BUSY;
+        pthread_mutex_unlock(&c->lock);
+        copy_group(c, g);
+        pthread_mutex_lock(&c->lock);
+        end_group(c, g);
+    }
+    while (c->todo[g] != COPIED) pthread_cond_wait(&c->copied, &c->lock);
+}
+
+void ckpt_capture_gate(struct ckpt_capture *c, int64_t group)
+{
+    if (!c) return;
+    if (!c->came[group]) {
+        c->came[group] = true;
+        c->coming[c->n_coming++] = group;
+    }
+    if (!atomic_load(&c->pending)) return;
+    double t = tr_now();
+    pthread_mutex_lock(&c->lock);
+    need(c, group);
+    pthread_mutex_unlock(&c->lock);
+    c->blocked += tr_now() - t;
+}
+
+void ckpt_capture_settle(struct ckpt_capture *c)
+{
+    if (!c || !atomic_load(&c->pending)) return;
+    double t = tr_now();
+    pthread_mutex_lock(&c->lock);
+    for (int64_t i = 0; i < c->setup.groups; i++) need(c, c->order[i]);
+    pthread_mutex_unlock(&c->lock);
+    c->blocked += tr_now() - t;
+}
+
+/* ---- a version */
+
+/* Which slot may be filled: one that is empty, else the older one, else (it is still to be written to disk, and so is
+ * complete) the newer one. -1: both are still to be written. */
+static int free_slot(const struct ckpt_capture *c)
+{
+    int64_t version[CKPT_SLOTS];
+    bool bound[CKPT_SLOTS];
+    for (int k = 0; k < CKPT_SLOTS; k++) {
+        uint64_t word = atomic_load(&ckpt_shared_slot(c->shared, (uint32_t)c->setup.comm->rank, k)->word);
+        version[k] = ckpt_word_version(word);
+        bound[k] = ckpt_word_flush(word) && version[k] > c->flushed;
+        if (version[k] < 0) return k;
+    }
+    int older = version[0] > version[1];
+    return !bound[older] ? older : !bound[!older] ? !older : -1;
+}
+
+/* The keeper's failures are said once; the older snapshots on disk are whole, and so is the version in memory. */
+static void say_failure(struct ckpt_capture *c)
+{
+    int64_t failed = atomic_load(&c->shared->head->failed);
+    if (c->setup.comm->rank || failed <= c->failed) return;
+    c->failed = failed;
+    tr_warn("the snapshot of step %" PRId64 " is not on disk: %.*s", failed, CKPT_ERROR, c->shared->head->error);
+}
+
+static int wait_for_disk(struct ckpt_capture *c, int64_t version)
+{
+    for (int i = 0; atomic_load(&c->shared->head->flushed) < version; i++) {
+        if (c->setup.comm->rank == 0 && i % 50 == 0) TR_TRY(ckpt_keeper_ensure(&c->keeper, c->shared));
+        usleep(2000);
+    }
+    return TR_OK;
+}
+
+/* The oldest version that is still to be written. */
+static int64_t oldest_bound(const struct ckpt_capture *c)
+{
+    int64_t first = INT64_MAX;
+    for (int k = 0; k < CKPT_SLOTS; k++) {
+        int64_t v = ckpt_word_version(atomic_load(&ckpt_shared_slot(c->shared, (uint32_t)c->setup.comm->rank, k)->word));
+        if (v >= 0 && v < first) first = v;
+    }
+    return first;
+}
+
+static void take_order(struct ckpt_capture *c)
+{
+    int64_t n = c->n_coming;
+    for (int64_t g = c->setup.groups - 1; n && g >= 0; g--)
+        if (!c->came[g]) c->coming[n++] = g; /* never updated: last */
+    if (n) memcpy(c->order, c->coming, (size_t)c->setup.groups * sizeof *c->order);
+    memset(c->came, 0, (size_t)c->setup.groups * sizeof *c->came);
+    c->n_coming = 0;
+}
+
+int ckpt_capture_begin(struct ckpt_capture *c, int64_t step, bool to_disk)
+{
+    double t = tr_now();
+    int k = free_slot(c);
+    if (c->setup.comm->rank == 0) TR_TRY(ckpt_keeper_ensure(&c->keeper, c->shared));
+    say_failure(c);
+    if (k < 0 && !to_disk) {
+        c->left_out++;
+        return TR_OK;
+    }
+    if (k < 0) {
+        int64_t first = oldest_bound(c);
+        TR_TRY(wait_for_disk(c, first));
+        c->flushed = first; /* as every rank has seen now */
+        k = free_slot(c);
+    }
+    c->slot = ckpt_shared_slot(c->shared, (uint32_t)c->setup.comm->rank, k);
+    c->payload = ckpt_slot_payload(c->shared, (uint32_t)c->setup.comm->rank, c->slot);
+    atomic_store(&c->slot->word, 0);
+    c->version = step;
+    c->to_disk = to_disk;
+    c->at = c->sequence = 0;
+    c->n_tasks = c->listed = c->first[0] = 0;
+    struct tr_owned v = { c, c->setup.comm->rank, c->setup.comm->size, list_rows, list_words };
+    TR_TRY(c->setup.owned(c->setup.self, &v));
+    while (c->listed <= c->setup.groups) c->first[++c->listed] = c->n_tasks;
+    pthread_mutex_lock(&c->lock);
+    take_order(c);
+    for (int64_t g = 0; g < c->setup.groups; g++) c->todo[g] = WAITS;
+    atomic_store(&c->pending, c->setup.groups);
+    c->begun++;
+    pthread_cond_signal(&c->given);
+    pthread_mutex_unlock(&c->lock);
+    c->blocked += tr_now() - t;
+    return TR_OK;
+}
+
+double ckpt_capture_say(struct ckpt_capture *c)
+{
+    return c && c->shared && c->setup.comm->rank == 0 ? (double)(atomic_load(&c->shared->head->flushed) + 1) : 0;
+}
+
+void ckpt_capture_hear(struct ckpt_capture *c, double sum)
+{
+    if (c && c->shared) c->flushed = (int64_t)sum - 1;
+}
+
+int ckpt_capture_finish(struct ckpt_capture *c, int64_t step)
+{
+    double t = tr_now();
+    ckpt_capture_settle(c);
+    TR_TRY(tr_comm_barrier(c->setup.comm));
+    TR_TRY(wait_for_disk(c, step));
+    c->blocked += tr_now() - t;
+    if (atomic_load(&c->shared->head->failed) == step && c->setup.comm->rank == 0) return tr_fail(TR_EFAIL, "%.*s", CKPT_ERROR, c->shared->head->error);
+    return TR_OK;
+}
+
+double ckpt_capture_blocked(struct ckpt_capture *c)
+{
+    double t = c->blocked;
+    c->blocked = 0;
+    return t;
+}
+
+void ckpt_capture_counts(const struct ckpt_capture *c, int64_t *begun, int64_t *left_out)
+{
+    *begun = c->begun;
+    *left_out = c->left_out;
+}
+
+/* ---- beginning and end */
+
+int ckpt_capture_new(struct ckpt_capture **out, const struct ckpt_capture_setup *setup)
+{
+    struct ckpt_capture *c;
+    size_t n = (size_t)setup->groups;
+    TR_TRY(tr_calloc(&c, 1, sizeof *c));
+    int rc;
+    c->setup = *setup;
+    c->failed = -1;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->given, NULL);
+    pthread_cond_init(&c->copied, NULL);
+    TR_GO(tr_buf_puts(&c->recipe, setup->recipe));
+    TR_GO(setup->owned(setup->self, &(struct tr_owned){ &c->size, setup->comm->rank, setup->comm->size, size_rows, size_words }));
+    TR_GO(tr_calloc(&c->task, c->size.entries + 1, sizeof *c->task));
+    TR_GO(tr_calloc(&c->first, n + 2, sizeof *c->first));
+    TR_GO(tr_calloc(&c->order, n + 1, sizeof *c->order));
+    TR_GO(tr_calloc(&c->coming, n + 1, sizeof *c->coming));
+    TR_GO(tr_calloc(&c->came, n + 1, sizeof *c->came));
+    TR_GO(tr_calloc(&c->todo, n + 1, sizeof *c->todo));
+    for (size_t i = 0; i < n; i++) c->order[i] = (int64_t)(n - 1 - i); /* backward's, until it is known */
+    c->counted = ckpt_shared_rank_bytes(&c->size) + (setup->comm->rank == 0 ? ckpt_shared_head_bytes((uint32_t)setup->comm->size, c->recipe.size) : 0);
+    tr_mem_count(TR_SNAPSHOT, (int64_t)c->counted);
+    *out = c;
+    return TR_OK;
+done:
+    ckpt_capture_free(c, false);
+    return rc;
+}
+
+static bool same_layout(const struct ckpt_shared *s, const struct ckpt_size *size, uint32_t ranks, size_t recipe)
+{
+    bool same = s && s->head->ranks == ranks && recipe < s->head->recipe_room;
+    for (uint32_t r = 0; same && r < ranks; r++) same = s->place[r].size.entries == size[r].entries && s->place[r].size.payload == size[r].payload;
+    return same;
+}
+
+/* Rank 0: the old object goes on, or a new one takes its place. */
+static int take_over(struct ckpt_capture *c, struct ckpt_shared *left, const struct ckpt_size *size, int64_t *version)
+{
+    uint32_t ranks = (uint32_t)c->setup.comm->size;
+    c->shared = left;
+    if (!same_layout(left, size, ranks, c->recipe.size)) {
+        if (left && *version >= 0) {
+            TR_TRY(ckpt_keeper_rescue(left));
+            *version = -2;
+        }
+        if (left) ckpt_shared_remove(left);
+        ckpt_shared_close(left);
+        c->shared = NULL;
+        TR_TRY(ckpt_shared_create(&c->shared, c->setup.folder, size, ranks, c->recipe.size));
+    }
+    struct ckpt_head *h = c->shared->head;
+    h->keep = (int32_t)c->setup.keep;
+    h->compress = (int32_t)c->setup.compress;
+    memcpy(ckpt_shared_recipe(c->shared), c->recipe.data, c->recipe.size + 1);
+    atomic_store(&h->failed, -1);
+    atomic_store(&h->done, 0);
+    ckpt_keeper_note_supervisor(h);
+    return TR_OK;
+}
+
+int ckpt_capture_attach(struct ckpt_capture *c, struct ckpt_shared *left, int64_t *version)
+{
+    struct tr_comm *comm = c->setup.comm;
+    double mine[2] = { (double)c->size.entries, (double)c->size.payload }, *all = NULL;
+    struct ckpt_size *size = NULL;
+    uint64_t word;
+    int rc;
+    TR_GO(tr_calloc(&all, (size_t)comm->size, sizeof mine));
+    TR_GO(tr_calloc(&size, (size_t)comm->size, sizeof *size));
+    TR_GO(tr_comm_each(comm, mine, 2, all));
+    for (int r = 0; r < comm->size; r++) size[r] = (struct ckpt_size){ (uint64_t)all[2 * r], (uint64_t)all[2 * r + 1] };
+    if (comm->rank == 0) TR_GO(take_over(c, left, size, version));
+    word = (uint64_t)(*version + 2);
+    TR_GO(tr_comm_words(comm, &word, 1, 0)); /* the object is there */
+    *version = (int64_t)word - 2;
+    if (comm->rank) {
+        TR_GO(ckpt_shared_open(&c->shared, c->setup.folder));
+        if (!c->shared || c->shared->head->ranks != (uint32_t)comm->size || !ckpt_shared_lock(c->shared, CKPT_RANKS, false))
+            TR_GO(tr_fail(TR_EFAIL, "shared memory of '%s' is not there for rank %d: all ranks must be on one machine", c->setup.folder, comm->rank));
+    }
+    rc = TR_OK;
+done:
+    free(all);
+    free(size);
+    return rc;
+}
+
+/* Pages of this rank's slots are mapped before the first step. */
+static void touch(const struct ckpt_capture *c)
+{
+    const struct ckpt_place *p = &c->shared->place[c->setup.comm->rank];
+    volatile const unsigned char *at = c->shared->base + p->at;
+    for (uint64_t i = 0; i < CKPT_SLOTS * p->slot_bytes; i += 4096) (void)at[i];
+}
+
+/* Signals are the main thread's. */
+static int start_thread(struct ckpt_capture *c)
+{
+    sigset_t all, before;
+    pthread_attr_t a;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&a);
+    pthread_attr_setstacksize(&a, 256 << 10);
+    int error = pthread_create(&c->thread, &a, work, c);
+    pthread_attr_destroy(&a);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) return tr_fail(TR_EFAIL, "cannot start a thread for checkpoint.memory_every: %s", strerror(error));
+    c->running = true;
+    return TR_OK;
+}
+
+int ckpt_capture_start(struct ckpt_capture *c, int64_t step, bool in_memory)
+{
+    struct tr_comm *comm = c->setup.comm;
+    struct ckpt_head *h = c->shared->head;
+    uint64_t word[3] = { 0, 0, 0 }; /* versions that stay, and what is on disk, all + 1 */
+    if (comm->rank == 0) {
+        int64_t flushed = atomic_load(&h->flushed);
+        if (flushed > step || !in_memory) atomic_store(&h->flushed, flushed = step);
+        word[0] = in_memory ? (uint64_t)step + 1 : 0;
+        word[1] = in_memory ? (uint64_t)(ckpt_shared_newest(c->shared, step) + 1) : 0;
+        word[2] = (uint64_t)(flushed + 1);
+    }
+    TR_TRY(tr_comm_words(comm, word, 3, 0));
+    c->flushed = (int64_t)word[2] - 1;
+    for (int k = 0; k < CKPT_SLOTS; k++) {
+        struct ckpt_slot *slot = ckpt_shared_slot(c->shared, (uint32_t)comm->rank, k);
+        uint64_t v = (uint64_t)(ckpt_word_version(atomic_load(&slot->word)) + 1);
+        if (v != word[0] && v != word[1]) atomic_store(&slot->word, 0);
+    }
+    touch(c);
+    TR_TRY(tr_comm_barrier(comm));
+    TR_TRY(start_thread(c));
+    return comm->rank == 0 ? ckpt_keeper_ensure(&c->keeper, c->shared) : TR_OK;
+}
+
+void ckpt_capture_free(struct ckpt_capture *c, bool done)
+{
+    if (!c) return;
+    if (c->running) {
+        pthread_mutex_lock(&c->lock);
+        c->end = true;
+        pthread_cond_signal(&c->given);
+        pthread_mutex_unlock(&c->lock);
+        pthread_join(c->thread, NULL);
+    }
+    if (done && c->shared && c->setup.comm->rank == 0) {
+        atomic_store(&c->shared->head->done, 1);
+        ckpt_shared_remove(c->shared);
+        ckpt_keeper_leave(&c->keeper);
+    }
+    ckpt_shared_close(c->shared);
+    if (c->counted) tr_mem_count(TR_SNAPSHOT, -(int64_t)c->counted);
+    pthread_cond_destroy(&c->copied);
+    pthread_cond_destroy(&c->given);
+    pthread_mutex_destroy(&c->lock);
+    tr_buf_release(&c->recipe);
+    free(c->todo);
+    free(c->came);
+    free(c->coming);
+    free(c->order);
+    free(c->first);
+    free(c->task);
+    free(c);
+}
