@@ -52,6 +52,7 @@ static int choose(struct opt *o, struct item *it, struct tr_param *p)
         TR_TRY(opt_without_decay(&s->rest_no_decay, s->rest, s->rest_config));
     }
     it->p = p;
+    it->lr_scale = s->common.lr_scale;
     it->kind = rest ? s->rest : s->kind;
     it->config = rest ? (decay ? s->rest_config : s->rest_no_decay) : decay ? s->config : s->no_decay;
     return tr_calloc(&it->state, 1, it->kind->state_size + 1);
@@ -399,7 +400,7 @@ int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr * it->lr_scale, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
     if (!it->state || it->p->frozen) return TR_OK;
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
@@ -432,7 +433,7 @@ int opt_project(struct opt *o, struct tr_param *p, struct tr_tensor *low, const 
 int opt_update_low(struct opt *o, struct tr_param *p, struct tr_tensor *low, double lr, int64_t step)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = low, .low = true, .lr = lr, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens };
+    struct opt_step s = { .p = it->first ? &it->own : p, .grad = low, .low = true, .lr = lr * it->lr_scale, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens };
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
 }

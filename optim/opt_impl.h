@@ -6,7 +6,7 @@
 
 /* first: rows of each rank, NULL where all is here; then `own` is this rank's rows and p the whole. block: among those that can
  * take turns, -1 for other layers; away: it is not its turn, there is no state. */
-struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; int block; bool away; };
+struct item { const struct opt_kind *kind; const void *config; void *state; struct tr_param *p; const int64_t *first; struct tr_param own; double lr_scale; int block; bool away; };
 struct opt {
     struct opt_settings all;
     struct item *item;
@@ -28,7 +28,7 @@ int opt_item_make(struct opt *o, struct item *it);
 void opt_item_release(struct opt *o, struct item *it);
 /* kind->update with the state brought and given up again. */
 int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s);
-/* Rules that need gradients and rules that need losses do not mix; the latter move f32 weights. */
+/* Rules that learn from losses move f32 weights; beside rules that learn from gradients their parameters are frozen while those do. */
 int opt_check_needs(const struct opt *o, const char *path);
 
 #endif

@@ -162,8 +162,10 @@ int opt_update_low(struct opt *o, struct tr_param *p, struct tr_tensor *low, dou
 /* After update `step`, where it was with the gradient: what projecting needs goes from the rank that has the state to the others.
  * Collective where ranks share state. */
 int opt_share_low(struct opt *o, struct tr_param *p, int64_t step);
-/* What the rules of a run learn from; all from the same. */
+/* What the rules of a run learn from: gradients where any rule does. */
 enum opt_needs opt_needs(const struct opt *o);
+/* Whether any does: beside gradients, then (zeroth order for some layers, backward for the others). */
+bool opt_needs_losses(const struct opt *o);
 /* A whole step of rules that learn from losses: moves the parameters along directions and back, asks for the loss of the same
  * batch each time, updates. *loss: one at or near the weights. Collective where ranks share state; all ranks must get the same
  * losses. slope and given are for replay: slopes of a recorded run, and its directions (index of the draw from 0); else NULL. */

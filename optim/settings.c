@@ -10,6 +10,7 @@ enum { F32, BF16 }; /* of state_dtype */
 static const struct tr_option common_options[] = {
     { "name", TR_OPT_TEXT, offsetof(struct opt_common, name), "adamw", 0, 0, NULL, "the optimizer; train help optimizer lists them" },
     { "exclude", TR_OPT_TEXT, offsetof(struct opt_common, exclude), "", 0, 0, NULL, "patterns of parameters that get plain AdamW, separated by commas, e.g. *embed*, *norm*" },
+    { "lr_scale", TR_OPT_REAL, offsetof(struct opt_common, lr_scale), "1", 0, 1e9, NULL, "multiplies train.lr, for the parameters of a group" },
     { "decay_vectors", TR_OPT_BOOL, offsetof(struct opt_common, decay_vectors), "false", 0, 0, NULL, "weight decay for norms and biases too" },
     { "state_dtype", TR_OPT_CHOICE, offsetof(struct opt_common, state_dtype), "f32", 0, 0, "f32|bf16|int8", "type of the moments, where the optimizer has them; bf16 is rounded stochastically, int8 has a scale for each block of 256" },
     OPT_END,

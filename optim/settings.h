@@ -4,7 +4,7 @@
 #include "optim/kinds.h"
 
 /* Keys that every kind has. */
-struct opt_common { char *name, *exclude; bool decay_vectors; int state_dtype; };
+struct opt_common { char *name, *exclude; double lr_scale; bool decay_vectors; int state_dtype; };
 
 /* A configuration in use: of the whole run, of its `rest`, or of a group. */
 struct opt_setting {

@@ -8,32 +8,51 @@
 
 struct walk { struct opt *o; const struct opt_zo *z; const struct opt_evaluator *e; double lr; int64_t step; int block; /* -1: all layers */ };
 
+static bool by_losses(const struct item *it) { return it->state && it->kind->needs != OPT_GRADIENT; }
+
 enum opt_needs opt_needs(const struct opt *o)
 {
+    enum opt_needs needs = OPT_GRADIENT;
+    for (int64_t i = 0; i < o->n; i++) {
+        if (!o->item[i].state) continue;
+        if (!by_losses(&o->item[i])) return OPT_GRADIENT;
+        needs = o->item[i].kind->needs;
+    }
+    return needs;
+}
+
+bool opt_needs_losses(const struct opt *o)
+{
     for (int64_t i = 0; i < o->n; i++)
-        if (o->item[i].state) return o->item[i].kind->needs;
-    return OPT_GRADIENT;
+        if (by_losses(&o->item[i])) return true;
+    return false;
 }
 
 int opt_check_needs(const struct opt *o, const char *path)
 {
-    enum opt_needs all = opt_needs(o);
-    const char *first = NULL;
+    const struct item *first = NULL, *probe = NULL;
+    bool gradients = opt_needs(o) == OPT_GRADIENT;
     for (int64_t i = 0; i < o->n; i++) {
-        const struct item *it = &o->item[i];
+        struct item *it = &o->item[i];
         if (!it->state) continue;
-        if (!first) first = it->kind->name;
-        if (it->kind->needs != all)
-            return tr_fail(TR_EINPUT, "'%s' takes %s (%s): it cannot learn beside %s, which learns from %s; give all parameters rules of one sort", it->p->name, it->kind->name, path,
-                           first, all == OPT_GRADIENT ? "gradients" : "losses");
-        if ((all != OPT_GRADIENT || it->kind->probe == OPT_PROBE_HESSIAN) && it->p->value.dtype != TR_F32)
+        if (it->kind->probe) probe = it;
+        if ((by_losses(it) || it->kind->probe == OPT_PROBE_HESSIAN) && it->p->value.dtype != TR_F32)
             return tr_fail(TR_EINPUT, "optimizer.name = %s (%s): its small moves of the weights are lost in %s; set model.dtype = f32 (and model.compute = bf16 for speed)",
                            it->kind->name, path, tr_dtype_name(it->p->value.dtype));
+        if (!by_losses(it)) continue;
+        if (!first) first = it;
+        if (it->kind != first->kind)
+            return tr_fail(TR_EINPUT, "'%s' takes %s (%s): it cannot learn beside %s, whose losses are taken otherwise; give all parameters that learn from losses one rule", it->p->name,
+                           it->kind->name, path, first->kind->name);
+        it->p->frozen = gradients;
     }
+    if (first && probe)
+        return tr_fail(TR_EINPUT, "'%s' takes %s (%s): it probes the curvature, and cannot learn beside %s, which learns from losses; choose another rule for it", probe->p->name, probe->kind->name,
+                       path, first->kind->name);
     return TR_OK;
 }
 
-static bool takes_part(const struct walk *w, const struct item *it) { return it->state && (w->block < 0 || it->p->layer == w->block); }
+static bool takes_part(const struct walk *w, const struct item *it) { return by_losses(it) && (w->block < 0 || it->p->layer == w->block); }
 
 /* Draw i of this step for a parameter. The streams do not depend on ranks, rows or blocks. */
 static int draw(const struct walk *w, const struct item *it, int64_t i, struct tr_direction *z)
@@ -83,7 +102,7 @@ static int update(const struct walk *w, const double *p, double lr)
             s.slope[i] = p[i] / (double)s.n;
             if (it->first) s.z[i].first = it->first[w->o->comm->rank] * tr_cols(&it->p->value);
         }
-        struct opt_step step = { .p = it->first ? &it->own : it->p, .slopes = &s, .lr = lr, .schedule = w->o->lr > 0 ? lr / w->o->lr : 1, .t = w->step,
+        struct opt_step step = { .p = it->first ? &it->own : it->p, .slopes = &s, .lr = lr * it->lr_scale, .schedule = w->o->lr > 0 ? lr / w->o->lr : 1, .t = w->step,
                                  .seed = w->o->seed, .tokens = w->o->tokens };
         if (!it->first || it->first[w->o->comm->rank + 1] > it->first[w->o->comm->rank]) TR_TRY(opt_item_update(w->o, it, &step));
         if (it->first && !it->p->shard.ndim) TR_TRY(tr_comm_gather_rows(w->o->comm, &it->p->value, NULL, it->first));
@@ -111,7 +130,7 @@ static int next_block(const struct opt *o, int after)
 {
     int next = -1;
     for (int64_t i = 0; i < o->n; i++)
-        if (o->item[i].state && o->item[i].p->layer > after && (next < 0 || o->item[i].p->layer < next)) next = o->item[i].p->layer;
+        if (by_losses(&o->item[i]) && o->item[i].p->layer > after && (next < 0 || o->item[i].p->layer < next)) next = o->item[i].p->layer;
     return next;
 }
 
@@ -143,12 +162,13 @@ done:
 int opt_step_by_losses(struct opt *o, double lr, int64_t step, const struct opt_evaluator *e, double *loss)
 {
     struct walk w = { o, NULL, e, lr, step, -1 };
+    enum opt_needs needs = OPT_GRADIENT;
     double p[OPT_ZO_DRAWS], sum = 0, at = 0;
     for (int64_t i = 0; i < o->n && !w.z; i++)
-        if (o->item[i].state) w.z = o->item[i].kind->zo(o->item[i].config);
+        if (by_losses(&o->item[i])) needs = o->item[i].kind->needs, w.z = o->item[i].kind->zo(o->item[i].config);
     *loss = 0;
     if (!w.z) return TR_OK;
-    if (opt_needs(o) == OPT_SLOPE && e->slope) {
+    if (needs == OPT_SLOPE && e->slope) {
         TR_TRY(e->slope(e->self, p));
         return update(&w, p, lr);
     }

@@ -75,6 +75,8 @@ struct step_result { double loss, grad_norm, lr; int64_t tokens, counted; bool s
 int job_step(struct job *j, struct step_result *out);
 /* The same for rules that learn from losses: forward passes only. */
 int job_step_by_losses(struct job *j, struct step_result *out);
+/* The part of a step of parameters that learn from losses beside others; the loader is where it was. */
+int job_move_by_losses(struct job *j);
 /* Curvature probes on the micro-batch that is fed: of drawn labels on the last of a batch, of Hessian-vector products on the
  * first. Collective. */
 int job_probe(struct job *j, int64_t step);

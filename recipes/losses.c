@@ -1,5 +1,6 @@
-/* A step of rules that learn from losses alone: the batch goes forward several times at moved weights. No tape, no gradients:
- * the memory of evaluation. Ranks exchange the sums of losses of micro-batches, nothing else. */
+/* A step of rules that learn from losses: the batch goes forward several times at moved weights. No tape, no gradients:
+ * the memory of evaluation. Where other parameters learn from gradients, theirs comes after, on the same batch. Ranks
+ * exchange the sums of losses of micro-batches, nothing else. */
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
 #include "recipes/update.h"
@@ -35,16 +36,33 @@ static int loss_of_batch(void *self, double *out)
     return TR_OK;
 }
 
-int job_step_by_losses(struct job *j, struct step_result *out)
+/* The step of all parameters that learn from losses. */
+static int move(struct look *k, double *loss)
 {
-    struct look k = { .j = j, .begin = tr_loader_tell(j->loader), .counted = tr_loader_peek_counted(j->loader, j->batch) };
-    struct opt_evaluator e = { .self = &k, .loss = loss_of_batch };
-    double lr = job_lr(j->r, j->steps, (int64_t)j->step), loss, sums[3];
+    struct job *j = k->j;
+    struct opt_evaluator e = { .self = k, .loss = loss_of_batch };
     j->comm->doing = "a step";
     ckpt_capture_settle(j->capture); /* weights move from the first evaluation on */
     enum tr_part part = tr_part_enter(TR_PART_OPTIMIZER);
-    TR_TRY(opt_step_by_losses(j->opt, lr, (int64_t)j->step + 1, &e, &loss));
+    TR_TRY(opt_step_by_losses(j->opt, job_lr(j->r, j->steps, (int64_t)j->step), (int64_t)j->step + 1, &e, loss));
     tr_part_enter(part);
+    return TR_OK;
+}
+
+int job_move_by_losses(struct job *j)
+{
+    struct look k = { .j = j, .begin = tr_loader_tell(j->loader), .counted = tr_loader_peek_counted(j->loader, j->batch) };
+    double loss;
+    TR_TRY(move(&k, &loss));
+    tr_loader_seek(j->loader, k.begin);
+    return TR_OK;
+}
+
+int job_step_by_losses(struct job *j, struct step_result *out)
+{
+    struct look k = { .j = j, .begin = tr_loader_tell(j->loader), .counted = tr_loader_peek_counted(j->loader, j->batch) };
+    double lr = job_lr(j->r, j->steps, (int64_t)j->step), loss, sums[3];
+    TR_TRY(move(&k, &loss));
     TR_TRY(opt_settle(j->opt));
     sums[0] = (double)k.tokens;
     sums[1] = j->stop;

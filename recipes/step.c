@@ -48,6 +48,7 @@ int job_step(struct job *j, struct step_result *out)
     memset(j->figures, 0, (size_t)(UPDATE_PANELS * j->net->n_params) * sizeof *j->figures);
     j->comm->doing = "a step";
     TR_TRY(opt_begin(j->opt, step));
+    if (opt_needs_losses(j->opt)) TR_TRY(job_move_by_losses(j));
     for (; u.round < j->rounds; u.round++) {
         TR_TRY(step_feed(j, &fed));
         if (u.round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step)) /* a forecast's first step has it, too */

@@ -427,16 +427,30 @@ static void conservative_never_loses(void **state)
 }
 
 /* A loss by its gradients cannot stand beside one by its values, nor can weights that lose small moves. */
-static void sorts_do_not_mix(void **state)
+/* Beside rules that learn from gradients those of losses stand still in backward; not beside each other's, nor a probe's. */
+static void sorts_that_mix(void **state)
 {
-    struct family f;
-    struct opt *o;
-    family_init(&f, member("zo-sgd"), TR_F32);
-    struct opt_entry e[2] = { f.e[0], entry("exclude", "w1") };
-    struct opt_setup setup = { .entry = e, .n = 2, .path = "test", .seed = 9 };
-    assert_int_equal(opt_new(&o, &setup, f.p, PARAMS), TR_EINPUT);
-    assert_non_null(strstr(tr_message(), "one sort"));
-    family_release(&f);
+    static const struct { const char *kind, *group, *says; } pairs[] = { { "adamw", "zo-sgd", NULL }, { "zo-adam", "galore", NULL }, { "zo-sgd", "zo-adam", "one rule" },
+        { "zo-sgd", "forward-gradient", "one rule" }, { "sophia-g", "zo-sgd", "probes the curvature" } };
+    for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
+        struct family f;
+        struct opt *o = NULL;
+        family_init(&f, member("sgd"), TR_F32);
+        struct opt_entry e[3] = { entry("name", pairs[k].kind), entry("name", pairs[k].group), entry("match", "w1, w2") };
+        for (int i = 1; i < 3; i++) e[i].section = (char *)(uintptr_t)"optimizer.group.some";
+        struct opt_setup setup = { .entry = e, .n = 3, .path = "test", .seed = 9 };
+        int rc = opt_new(&o, &setup, f.p, PARAMS);
+        if (pairs[k].says) {
+            assert_int_equal(rc, TR_EINPUT);
+            assert_non_null(strstr(tr_message(), pairs[k].says));
+        } else {
+            assert_ok(rc);
+            assert_true(opt_needs(o) == OPT_GRADIENT && opt_needs_losses(o));
+            for (int i = 0; i < PARAMS; i++) assert_int_equal(f.p[i].frozen, (i == 1 || i == 2) == (k == 0));
+        }
+        opt_free(o);
+        family_release(&f);
+    }
 }
 
 /* ---- moments in bf16 and in 8 bits */
@@ -572,7 +586,7 @@ int main(int argc, char **argv)
     tests_folder = argc > 1 ? argv[1] : "tests";
     const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
         cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
-        cmocka_unit_test(slopes_average_to_the_gradient), cmocka_unit_test(conservative_never_loses), cmocka_unit_test(sorts_do_not_mix),
+        cmocka_unit_test(slopes_average_to_the_gradient), cmocka_unit_test(conservative_never_loses), cmocka_unit_test(sorts_that_mix),
         cmocka_unit_test(types_of_moments), cmocka_unit_test(recipes_that_are_wrong), cmocka_unit_test(bf16_moments_are_unbiased), cmocka_unit_test(books), cmocka_unit_test(nearest_codes) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
