@@ -281,8 +281,6 @@ int job_training(struct job *j)
         return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
     TR_TRY(capture(j));
     if (j->values) TR_TRY(fill_weights(j));
-    if (j->net->sharded && opt_probe_every(j->opt, OPT_PROBE_HESSIAN))
-        return tr_fail(TR_EINPUT, "optimizer.name (%s): its Hessian-vector product moves whole weights; set parallel.zero = 2", r->path);
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
     return job_feed(j, tokens);

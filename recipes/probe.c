@@ -120,11 +120,15 @@ static int on_shifted_grad(void *self, struct tr_param *p, struct tr_tensor *gra
     return hand_over(h->j, p, grad, h->step, h->more);
 }
 
+/* W = W + by u: every rank all of it, or where ranks share the weights its rows. */
 static void shift(struct job *j, int64_t step, double by)
 {
     for (int64_t i = 0; i < j->net->n_params; i++) {
-        struct tr_direction u = direction_of(j, &j->net->param[i], step);
-        if (j->net->param[i].trainable) tr_updates()->move(&j->net->param[i].value, 1, (float)by, &u);
+        struct tr_param *p = &j->net->param[i];
+        struct tr_direction u = direction_of(j, p, step);
+        if (!p->trainable) continue;
+        if (p->shard.ndim) u.first = p->shard_begin * tr_cols(&p->value);
+        tr_updates()->move(p->shard.ndim ? &p->shard : &p->value, 1, (float)by, &u);
     }
 }
 

@@ -108,8 +108,7 @@ probes() { # probes OPTIMIZER LAYOUT...
     done
 }
 probes sophia-g 2/0 2/1 4/2 2/3
-probes sophia-h 2/0 2/1 4/2
-refused "sophia-h at stage 3" 2 "Hessian-vector product moves whole weights" 2 run a.ini --set optimizer.name=sophia-h --set parallel.data=2 --set parallel.zero=3
+probes sophia-h 2/0 2/1 4/2 2/3 4/3
 
 # Stage 3 holds a share of the weights between steps, norms included; and gives what stage 2 gives for other types and shapes.
 weights() { tail -n 1 "$1/metrics.jsonl" | sed -E 's/.*"weights":([0-9]*),.*/\1/'; }
