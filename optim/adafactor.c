@@ -80,7 +80,7 @@ static int step(const struct opt_adafactor *c, struct opt_adafactor_state *st, c
 {
     double lr, rate;
     TR_TRY(opt_adafactor_direction(c, st, s->grad, &s->p->value, s->lr, scaled, &lr, &rate));
-    struct tr_apply a = { (float)(1 - lr * c->base.weight_decay), (float)rate, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - lr * c->base.weight_decay), (float)rate, 1, opt_rounding(s) };
     tr_updates()->apply(&s->p->value, s->grad, &a);
     return TR_OK;
 }

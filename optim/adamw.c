@@ -23,15 +23,14 @@ int opt_adamw_init(const void *config, void *state, const struct tr_param *p)
     return tr_tensor_new(&s->v, TR_OPTIMIZER, ((const struct opt_base *)config)->moments, p->value.ndim, p->value.dim);
 }
 
-static struct tr_key rounding(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t); }
 
 int opt_adamw_update(const void *config, void *state, const struct opt_step *s)
 {
     const struct opt_adamw_config *c = config;
     struct opt_adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_key(s) };
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, rounding(s) };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_rounding(s) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1, opt_rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
 }
@@ -42,8 +41,8 @@ static int update_hf(const void *config, void *state, const struct opt_step *s)
     struct opt_adamw_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) };
-    struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), rounding(s) };
+    struct tr_adam h = { c->beta1, c->beta2, 1, (float)c->eps, opt_moment_rounding(s) };
+    struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), opt_rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
 }

@@ -42,7 +42,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     int64_t t = (int64_t)++st->t;
     struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
     struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr / opt_correction(c->beta1, t)), 1,
-                          tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+                          opt_rounding(s) };
     if (!st->m_most.ndim) {
         tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
         return TR_OK;

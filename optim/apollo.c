@@ -143,9 +143,9 @@ static int step(const void *config, void *state, const struct opt_step *s, bool 
     int64_t t = (int64_t)++st->t, m = tr_rows(s->grad), n = tr_cols(s->grad);
     int rc;
     double corrected = sqrt(opt_correction(c->beta2, t)), rate = torch ? s->lr : c->correct_bias ? s->lr * corrected / opt_correction(c->beta1, t) : s->lr;
-    struct tr_adam h = { c->beta1, c->beta2, torch ? (float)(1 / corrected) : 1, (float)c->eps, opt_moment_key(s) };
+    struct tr_adam h = { c->beta1, c->beta2, torch ? (float)(1 / corrected) : 1, (float)c->eps, opt_moment_rounding(s) };
     struct tr_apply a = { .before = 1, .after = (float)(1 - s->lr * c->base.weight_decay), .published_grid = torch && c->grid == PUBLISHED };
-    if (!torch || c->stochastic_round) a.key = tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t);
+    if (!torch || c->stochastic_round) a.noise = opt_rounding(s);
     if (torch && c->stochastic_round && s->given) {
         TR_TRY(s->given->get(s->given->self, "uniform", t - 1, &draws));
         a.draws = &draws;

@@ -164,7 +164,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
 {
     const struct cosmos *c = config;
     struct cosmos_state *st = state;
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 0, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 0, 1, opt_rounding(s) };
     st->t++;
     if (!st->p.ndim) TR_TRY(update_vector(c, st, s, &a));
     else {

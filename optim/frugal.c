@@ -280,12 +280,12 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
     struct tr_tensor low = { 0 }, whole = { 0 }, *g = s->grad;
     struct cut d = cut_of(c, tr_rows(&s->p->value), tr_cols(&s->p->value));
     double lp = s->lr * c->proj_params_lr_scale, li = lp * c->inactive_lr_scale, rate = lp;
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 1, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), 1, 1, opt_rounding(s) };
     int rc;
     if (c->selection == BLOCKWISE && inner == ADAM) TR_TRY(choose_block(c, st, s));
     if (st->active) {
         int64_t t = (int64_t)++st->t;
-        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_key(s) };
+        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_rounding(s) };
         a.rate = (float)(c->correct_bias ? lp / opt_correction(c->beta1, t) : lp);
         tr_updates()->adam(&s->p->value, &st->m, &st->v, g, &h, &a);
         return TR_OK;
@@ -311,9 +311,9 @@ static int step(const struct frugal *c, struct frugal_state *st, const struct op
     if (inner == MOMENTUM) {
         if (st->m.ndim && st->t == 1 && c->sgd_start == CODE) tr_kernels()->copy(&st->m, &low);
         if (st->m.ndim) tr_updates()->momentum(&low, &st->m, (float)c->momentum, (float)(1 - c->dampening), 0, 1);
-    } else if (inner == LION) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
+    } else if (inner == LION) tr_updates()->lion_direction(&low, &st->m, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_rounding(s) });
     else {
-        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_key(s) };
+        struct tr_adam h = { c->beta1, c->beta2, (float)(c->correct_bias ? 1 / sqrt(opt_correction(c->beta2, t)) : 1), (float)c->eps, opt_moment_rounding(s) };
         tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &h);
         if (c->correct_bias) rate /= opt_correction(c->beta1, t);
     }

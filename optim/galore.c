@@ -61,7 +61,7 @@ static int init_8bit(const void *config, void *state, const struct tr_param *p)
 static int step(const struct galore *c, struct galore_state *st, const struct opt_step *s, const struct tr_adam *h, double rate)
 {
     struct tr_tensor low = { 0 };
-    struct tr_apply a = { 1, (float)(rate * c->proj.scale), (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { 1, (float)(rate * c->proj.scale), (float)(1 - s->lr * c->base.weight_decay), opt_rounding(s) };
     int rc;
     TR_GO(opt_project_down(&low, &st->basis, &c->proj, s));
     if (st->m_most.ndim) tr_updates()->adam_8bit(&low, &st->m, &st->v, &st->m_most, &st->v_most, h);
@@ -78,7 +78,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     struct galore_state *st = state;
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    return step(c, st, s, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) }, rate);
+    return step(c, st, s, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_rounding(s) }, rate);
 }
 
 static int update_8bit(const void *config, void *state, const struct opt_step *s)
@@ -86,7 +86,7 @@ static int update_8bit(const void *config, void *state, const struct opt_step *s
     const struct galore *c = config;
     struct galore_state *st = state;
     int64_t t = (int64_t)++st->t;
-    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_key(s) };
+    struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps, opt_moment_rounding(s) };
     return step(c, st, s, &h, s->lr / opt_correction(c->beta1, t));
 }
 
@@ -163,7 +163,7 @@ static int update_adafactor(const void *config, void *state, const struct opt_st
     int rc;
     TR_GO(opt_project_down(&low, &st->basis, &c->proj, s));
     TR_GO(opt_adafactor_direction(&c->inner, &st->inner, &low, &s->p->value, s->lr, c->inner.scale_parameter, &lr, &rate));
-    struct tr_apply a = { (float)(1 - lr * c->inner.base.weight_decay), (float)(rate * c->proj.scale), 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - lr * c->inner.base.weight_decay), (float)(rate * c->proj.scale), 1, opt_rounding(s) };
     rc = opt_project_back(s, &st->basis, &low, &a);
 done:
     tr_tensor_release(&low);

@@ -1,6 +1,7 @@
 /* The family. Private to this room. */
 #ifndef OPT_KINDS_H
 #define OPT_KINDS_H
+#include "libtrain/kernel/update.h"
 #include "optim/optim.h"
 
 extern const struct opt_kind opt_sgd, opt_signsgd, opt_adamw, opt_adamw_hf, opt_adamw_8bit, opt_adafactor, opt_lion, opt_lomo, opt_adalomo, opt_galore,
@@ -10,8 +11,9 @@ extern const struct opt_kind opt_sgd, opt_signsgd, opt_adamw, opt_adamw_hf, opt_
 
 #define OPT_END { NULL, TR_OPT_INT, 0, NULL, 0, 0, NULL, NULL }
 
-/* What moments in bf16 are rounded with; bytes of an element of a moment. */
-struct tr_key opt_moment_key(const struct opt_step *s);
+/* What weights and moments of fewer bits are rounded with; bytes of an element of a moment. */
+struct tr_noise opt_rounding(const struct opt_step *s);
+struct tr_noise opt_moment_rounding(const struct opt_step *s);
 size_t opt_moment_size(const void *config);
 
 /* 1 - beta^t without loss of digits for small 1 - beta. */

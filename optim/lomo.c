@@ -14,7 +14,7 @@ static const struct tr_option options[] = {
 static int update(const void *config, void *state, const struct opt_step *s)
 {
     const struct lomo *c = config;
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, opt_rounding(s) };
     if (c->clip_grad_value > 0) tr_updates()->clamp(s->grad, (float)c->clip_grad_value);
     tr_updates()->apply(&s->p->value, s->grad, &a);
     return TR_OK;

@@ -30,7 +30,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
     const struct muon *c = config;
     double m = (double)tr_rows(s->grad), n = (double)tr_cols(s->grad), keep = c->momentum;
     double by = c->scale == SPECTRAL ? sqrt(fmax(1, m / n)) : 0.2 * sqrt(fmax(m, n));
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr * by), 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)(s->lr * by), 1, opt_rounding(s) };
     tr_updates()->momentum(s->grad, &((struct muon_state *)state)->m, (float)keep, (float)(1 - keep), c->nesterov ? (float)(1 - keep) : 0, c->nesterov ? (float)keep : 1);
     TR_TRY(opt_orthogonalise(s->grad, &c->ns));
     tr_updates()->apply(&s->p->value, s->grad, &a);
@@ -77,7 +77,7 @@ static int update_aux(const void *config, void *state, const struct opt_step *s)
     double lr = c->lr * s->schedule;
     struct tr_adam h = { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps };
     double decay = s->p->value.ndim > 1 ? c->decay : 0;
-    struct tr_apply a = { (float)(1 - lr * decay), (float)(lr / opt_correction(c->beta1, t)), 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - lr * decay), (float)(lr / opt_correction(c->beta1, t)), 1, opt_rounding(s) };
     tr_updates()->adam(&s->p->value, &st->m, &st->v, s->grad, &h, &a);
     return TR_OK;
 }

@@ -87,12 +87,12 @@ static int update(const void *config, void *state, const struct opt_step *s)
     struct tr_tensor low = { 0 };
     int64_t t = (int64_t)++st->t;
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_apply a = { 1, (float)(rate * proj.scale), (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { 1, (float)(rate * proj.scale), (float)(1 - s->lr * c->base.weight_decay), opt_rounding(s) };
     int rc;
     if (c->on_refresh == CLEAR && opt_basis_due(&proj, s->t)) st->held = 0;
     TR_GO(opt_project_down(&low, &st->basis, &proj, s));
     TR_GO(natural_gradient(c, st, &low));
-    tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_key(s) });
+    tr_updates()->adam_direction(&low, &st->m, &st->v, &low, &(struct tr_adam){ c->beta1, c->beta2, 1, (float)c->eps, opt_moment_rounding(s) });
     rc = opt_project_back(s, &st->basis, &low, &a);
 done:
     tr_tensor_release(&low);

@@ -11,7 +11,13 @@
 
 double opt_correction(double beta, int64_t t) { return beta > 0 ? -expm1((double)t * log(beta)) : 1; }
 
-struct tr_key opt_moment_key(const struct opt_step *s) { return tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name) + 1, (uint64_t)s->t); }
+static struct tr_noise noise(const struct opt_step *s, uint64_t stream)
+{
+    return (struct tr_noise){ tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name) + stream, (uint64_t)s->t), (uint32_t)(s->row * tr_cols(&s->p->value)) };
+}
+
+struct tr_noise opt_rounding(const struct opt_step *s) { return noise(s, 0); }
+struct tr_noise opt_moment_rounding(const struct opt_step *s) { return noise(s, 1); }
 size_t opt_moment_size(const void *config) { return tr_dtype_size(((const struct opt_base *)config)->moments); }
 
 static bool matches(const char *patterns, const char *name)
@@ -397,10 +403,17 @@ int opt_item_update(struct opt *o, struct item *it, const struct opt_step *s)
     return away(o, it, true);
 }
 
+static struct opt_step step_of(const struct opt *o, struct item *it, struct tr_tensor *grad, double lr, int64_t t)
+{
+    return (struct opt_step){ .p = it->first ? &it->own : it->p, .grad = grad, .lr = lr * it->lr_scale, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = t, .row = it->first ? it->first[o->comm->rank] : 0, .seed = o->seed,
+                              .tokens = o->tokens };
+}
+
 int opt_update(struct opt *o, struct tr_param *p, struct tr_tensor *grad, double lr, int64_t step, const struct opt_given *given)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .lr = lr * it->lr_scale, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens, .given = given };
+    struct opt_step s = step_of(o, it, grad, lr, step);
+    s.given = given;
     if (!it->state || it->p->frozen) return TR_OK;
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
@@ -433,7 +446,8 @@ int opt_project(struct opt *o, struct tr_param *p, struct tr_tensor *low, const 
 int opt_update_low(struct opt *o, struct tr_param *p, struct tr_tensor *low, double lr, int64_t step)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = low, .low = true, .lr = lr * it->lr_scale, .schedule = o->lr > 0 ? lr / o->lr : 1, .t = step, .seed = o->seed, .tokens = o->tokens };
+    struct opt_step s = step_of(o, it, low, lr, step);
+    s.low = true;
     place_of(o, it, &s);
     return opt_item_update(o, it, &s);
 }
@@ -483,7 +497,8 @@ double opt_probe_eps(const struct opt *o)
 int opt_curvature(struct opt *o, struct tr_param *p, struct tr_tensor *grad, int64_t step, bool more)
 {
     struct item *it = &o->item[p->index];
-    struct opt_step s = { .p = it->first ? &it->own : p, .grad = grad, .t = step, .seed = o->seed, .tokens = o->tokens, .more = more };
+    struct opt_step s = step_of(o, it, grad, 0, step);
+    s.more = more;
     if (!it->state || !it->kind->curvature) return TR_OK;
     TR_TRY(bring(o, it, OPT_STEP));
     TR_TRY(it->kind->curvature(it->config, it->state, &s));

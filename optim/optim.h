@@ -32,6 +32,7 @@ struct opt_step {
     double lr;
     double schedule;      /* lr as a share of the recipe's train.lr, for rules with a second rate */
     int64_t t;            /* number of this update, from 1 */
+    int64_t row;          /* of the parameter, that p->value begins with: others have the rows before */
     uint64_t seed;        /* of the run; draws are keyed by it, the purpose, the parameter's name and the step */
     double tokens;        /* of a full step */
     bool more;            /* a probe's result adds to what the same probe gave before */

@@ -3,7 +3,6 @@
  * low = A^T G B^T [R,R]. */
 #ifndef OPT_PROJECT_H
 #define OPT_PROJECT_H
-#include "libtrain/kernel/update.h"
 #include "optim/kinds.h"
 
 enum { OPT_EXACT, OPT_RANDOM };

@@ -28,7 +28,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
 {
     const struct sgd *c = config;
     struct sgd_state *st = state;
-    struct tr_apply a = { 1, (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { 1, (float)s->lr, 1, opt_rounding(s) };
     bool from_weights = c->start == CODE && st->b.ndim && st->t == 0;
     if (from_weights) tr_kernels()->copy(&st->b, &s->p->value);
     tr_updates()->sgd(&s->p->value, st->b.ndim ? &st->b : NULL, s->grad, (float)c->base.weight_decay, (float)c->momentum,

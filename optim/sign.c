@@ -34,7 +34,7 @@ static int init_lion(const void *config, void *state, const struct tr_param *p)
 
 static int update(const struct sign *c, struct sign_state *st, const struct opt_step *s, const struct tr_sign *h)
 {
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, opt_rounding(s) };
     tr_updates()->sign(&s->p->value, st->m.ndim ? &st->m : NULL, s->grad, h, &a);
     return TR_OK;
 }
@@ -43,13 +43,13 @@ static int update_sgd(const void *config, void *state, const struct opt_step *s)
 {
     const struct sign *c = config;
     float keep = (float)c->momentum, take = (float)(1 - c->momentum);
-    return update(c, state, s, &(struct tr_sign){ keep, take, keep, take, opt_moment_key(s) });
+    return update(c, state, s, &(struct tr_sign){ keep, take, keep, take, opt_moment_rounding(s) });
 }
 
 static int update_lion(const void *config, void *state, const struct opt_step *s)
 {
     const struct sign *c = config;
-    return update(c, state, s, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_key(s) });
+    return update(c, state, s, &(struct tr_sign){ (float)c->beta1, (float)(1 - c->beta1), (float)c->beta2, (float)(1 - c->beta2), opt_moment_rounding(s) });
 }
 
 static int visit(void *state, struct opt_lister *l) { return opt_list_tensor(l, "momentum", &((struct sign_state *)state)->m); }

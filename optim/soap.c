@@ -117,7 +117,7 @@ static int step(const struct soap *c, struct soap_state *st, const struct opt_st
     int64_t t = (int64_t)++st->t, dim[2] = { tr_rows(g), tr_cols(g) };
     struct tr_tensor m = tr_reshape(&st->m, 2, dim), v = tr_reshape(&st->v, 2, dim);
     double rate = c->correct_bias ? s->lr * sqrt(opt_correction(c->beta2, t)) / opt_correction(c->beta1, t) : s->lr;
-    struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { 1, (float)rate, (float)(1 - s->lr * c->base.weight_decay), opt_rounding(s) };
     int rc;
     TR_GO(tr_tensor_arena(&u, TR_WORKSPACE, TR_F32, 2, dim, 0));
     TR_GO(tr_tensor_arena(&full, TR_WORKSPACE, TR_F32, 2, dim, 0));

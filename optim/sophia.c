@@ -33,7 +33,7 @@ static int update(const void *config, void *state, const struct opt_step *s)
 {
     const struct sophia *c = config;
     struct sophia_state *st = state;
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, opt_rounding(s) };
     double tokens = c->bs > 0 ? c->bs : s->tokens;
     tr_updates()->momentum(s->grad, &st->m, (float)c->beta1, (float)(1 - c->beta1), 0, 1);
     tr_updates()->cut_step(s->grad, &st->h, (float)(c->rho * tokens), (float)c->eps);
@@ -85,7 +85,7 @@ static int update_h(const void *config, void *state, const struct opt_step *s)
 {
     const struct sophia *c = config;
     struct sophia_state *st = state;
-    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, tr_key(s->seed, TR_RNG_ROUNDING, tr_hash(s->p->name), (uint64_t)s->t) };
+    struct tr_apply a = { (float)(1 - s->lr * c->base.weight_decay), (float)s->lr, 1, opt_rounding(s) };
     tr_updates()->momentum(s->grad, &st->m, (float)c->beta1, (float)(1 - c->beta1), 0, 1);
     tr_updates()->cut_ratio(s->grad, &st->h, (float)c->eps, (float)c->clip);
     tr_updates()->apply(&s->p->value, s->grad, &a);

@@ -115,7 +115,7 @@ static int use_sign(void *self, struct piece *p)
 
 static int update_sign(const void *config, void *state, const struct opt_step *s)
 {
-    struct sign_use u = { { 1, (float)s->lr, 1, { { 0, 0 } } } };
+    struct sign_use u = { { 1, (float)s->lr, 1, { { { 0, 0 } }, 0 } } };
     if (((const struct zo *)config)->sign_of == VECTOR) return each_piece(s, use_sign, &u);
     struct opt_slopes sign = *s->slopes;
     for (int64_t i = 0; i < sign.n; i++) sign.slope[i] = (double)((sign.slope[i] > 0) - (sign.slope[i] < 0)) / (double)sign.n;
@@ -125,7 +125,7 @@ static int update_sign(const void *config, void *state, const struct opt_step *s
 
 static int update_momentum(const void *config, void *state, const struct opt_step *s)
 {
-    struct tr_apply a = { 1, (float)s->lr, 1, { { 0, 0 } } };
+    struct tr_apply a = { 1, (float)s->lr, 1, { { { 0, 0 } }, 0 } };
     struct zo_state *st = state;
     add(&st->m, ((const struct zo *)config)->momentum, 1, s->slopes);
     tr_updates()->apply(&s->p->value, &st->m, &a);
@@ -150,7 +150,7 @@ static int update_adam(const void *config, void *state, const struct opt_step *s
     struct zo_state *st = state;
     int64_t t = (int64_t)++st->t;
     struct adam_use u = { st, { c->beta1, c->beta2, (float)(1 / sqrt(opt_correction(c->beta2, t))), (float)c->eps },
-                          { 1, (float)(s->lr / opt_correction(c->beta1, t)), 1, { { 0, 0 } } } };
+                          { 1, (float)(s->lr / opt_correction(c->beta1, t)), 1, { { { 0, 0 } }, 0 } } };
     return each_piece(s, use_adam, &u);
 }
 

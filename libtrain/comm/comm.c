@@ -154,8 +154,12 @@ done:
     if (out) tr_arena_free(out, TR_COMMUNICATION);
     free(k.in);
     struct tr_tensor parts[TR_QUANT_PARTS], own_parts[TR_QUANT_PARTS];
-    if (own) tr_quant_views(own, own_parts);
-    for (int i = 0, n = tr_quant_views(t, parts); i < n && rc == TR_OK; i++) rc = tr_comm_gather_rows(c, &parts[i], own ? &own_parts[i] : NULL, first);
+    int n = tr_quant_views(t, parts);
+    bool empty = own && tr_quant_views(own, own_parts) == 0; /* none of the rows are here */
+    for (int i = 0; i < n && rc == TR_OK; i++) {
+        if (empty) own_parts[i] = tr_rows_view(&parts[i], 0, 0);
+        rc = tr_comm_gather_rows(c, &parts[i], own ? &own_parts[i] : NULL, first);
+    }
     return rc;
 }
 

@@ -1,21 +1,25 @@
 /* Loops of optimizers over weights, state and gradients: one pass over memory each. Weights f32 or bf16 [O,C] or [C],
- * gradients f32 with rows maybe longer, moments f32 or bf16, dense. A weight in bf16 is rounded stochastically with a hash
- * of (key, index), so that updates below its precision are not lost; key {0,0} rounds to nearest. */
+ * gradients f32 with rows maybe longer, moments f32 or bf16, dense. A weight in bf16 is rounded stochastically, so that
+ * updates below its precision are not lost. */
 #ifndef TR_UPDATE_H
 #define TR_UPDATE_H
 #include "libtrain/base/rng.h"
 #include "libtrain/tensor/tensor.h"
 
+/* Element i of a tensor is rounded with a hash of (key, first + i); key {0,0}: to nearest. first: which element of the parameter
+ * the tensor begins with, so that rows have the same bits wherever they are. */
+struct tr_noise { struct tr_key key; uint32_t first; };
+
 /* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. Of int8 weights
- * only: draws are f32 uniforms of the weight's shape instead of the key's, published_grid as kernel/int8.h says. */
-struct tr_apply { float before, rate, after; struct tr_key key; const struct tr_tensor *draws; bool published_grid; };
+ * only: draws are f32 uniforms of the weight's shape instead of the noise, published_grid as kernel/int8.h says. */
+struct tr_apply { float before, rate, after; struct tr_noise noise; const struct tr_tensor *draws; bool published_grid; };
 
 /* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. Moments in bf16 are
- * rounded with `key` as weights are. */
-struct tr_adam { double beta1, beta2; float root, eps; struct tr_key key; };
+ * rounded with `noise` as weights are. */
+struct tr_adam { double beta1, beta2; float root, eps; struct tr_noise noise; };
 
-/* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g; key as above. */
-struct tr_sign { float step_m, step_g, keep_m, keep_g; struct tr_key key; };
+/* Sign rules: x = sign(step_m m + step_g g), m = keep_m m + keep_g g; noise as above. */
+struct tr_sign { float step_m, step_g, keep_m, keep_g; struct tr_noise noise; };
 
 /* State in 8 bits: blocks of so many elements, row after row, each element a code, each block with its largest magnitude.
  * The codes' 256 values are sorted, between -1 and 1 (with signs) or 0 and 1 (bitsandbytes' dynamic map, 2021). */

@@ -12,7 +12,7 @@ static void NAME(sign)(struct tr_tensor *w, struct tr_tensor *m, const struct tr
                 u[i] = h->step_m * mm[i] + h->step_g * x[i];
                 mm[i] = h->keep_m * mm[i] + h->keep_g * x[i];
             }
-            store_weight(m, r, c, n, mm, h->key);
+            store_weight(m, r, c, n, mm, h->noise);
         } else for (int64_t i = 0; i < n; i++) u[i] = x[i];
         for (int64_t i = 0; i < n; i++) x[i] = u[i] > 0 ? 1.0f : u[i] < 0 ? -1.0f : 0.0f;
         step_weight(w, r, c, n, x, a);
@@ -234,7 +234,7 @@ static void NAME(lion_direction)(struct tr_tensor *u, struct tr_tensor *m, const
             mm[i] = h->keep_m * mm[i] + h->keep_g * x[i];
             x[i] = y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
         }
-        store_weight(m, r, c, n, mm, h->key);
+        store_weight(m, r, c, n, mm, h->noise);
         store(u, r, c, n, x);
     }
 }

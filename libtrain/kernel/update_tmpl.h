@@ -11,7 +11,7 @@ enum { CHUNK = 1024 };
 #define ROWS_IN_PARALLEL(t) _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < tr_rows(t); r++)
 #define CHUNKS(c, n, cols) for (int64_t c = 0, n; n = (cols) - c < CHUNK ? (cols) - c : CHUNK, c < (cols); c += CHUNK)
 
-static inline uint32_t noise(uint32_t index, struct tr_key k) /* 16 random bits that depend on every bit of index and key */
+static inline uint32_t bits16(uint32_t index, struct tr_key k) /* 16 random bits that depend on every bit of index and key */
 {
     uint32_t x = index * 0x9E3779B9u ^ k.k[0];
     x ^= x >> 16;
@@ -47,34 +47,36 @@ static inline void store(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, c
     }
 }
 
+static inline bool to_nearest(struct tr_noise z) { return !z.key.k[0] && !z.key.k[1]; }
+
 /* bf16 with stochastic rounding (key {0,0}: to nearest): 16 random bits below the cut, then cut. Infinite and NaN are kept; the largest finite
  * value cannot carry into infinity because it is kept too. */
-static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_key key)
+static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_noise noise)
 {
-    if (t->dtype == TR_F32 || (!key.k[0] && !key.k[1])) {
+    if (t->dtype == TR_F32 || to_nearest(noise)) {
         store(t, r, c, n, x);
         return;
     }
     uint16_t *y = (uint16_t *)t->data + r * t->ld + c;
-    uint32_t first = (uint32_t)(r * tr_cols(t) + c);
+    uint32_t first = noise.first + (uint32_t)(r * tr_cols(t) + c);
     for (int64_t i = 0; i < n; i++) {
         uint32_t u;
         memcpy(&u, &x[i], 4);
-        uint32_t magnitude = u & 0x7fffffffu, add = magnitude >= 0x7f7f0000u ? 0 : noise(first + (uint32_t)i, key);
+        uint32_t magnitude = u & 0x7fffffffu, add = magnitude >= 0x7f7f0000u ? 0 : bits16(first + (uint32_t)i, noise.key);
         y[i] = (uint16_t)((u + add) >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0));
     }
 }
 
 /* Another stream of the same key. */
-static inline struct tr_key second(struct tr_key k) { return k.k[0] || k.k[1] ? (struct tr_key){ { k.k[0] ^ 0x85EBCA6Bu, k.k[1] + 0x9E3779B9u } } : k; }
+static inline struct tr_noise second(struct tr_noise z) { return to_nearest(z) ? z : (struct tr_noise){ { { z.key.k[0] ^ 0x85EBCA6Bu, z.key.k[1] + 0x9E3779B9u } }, z.first }; }
 
 /* int8 with a new grid for each group, rounded stochastically (key {0,0}: to nearest); `draws`: the uniforms instead of the key's. */
 static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, const struct tr_apply *a)
 {
     int8_t *q = (int8_t *)t->data + r * t->ld + c;
     int64_t first_group = r * tr_groups(t) + c / TR_QUANT_GROUP;
-    uint32_t first = (uint32_t)(r * tr_cols(t) + c);
-    bool nearest = !a->draws && !a->key.k[0] && !a->key.k[1];
+    uint32_t first = a->noise.first + (uint32_t)(r * tr_cols(t) + c);
+    bool nearest = !a->draws && to_nearest(a->noise);
     for (int64_t k = 0; k < n; k += TR_QUANT_GROUP) {
         int64_t size = n - k < TR_QUANT_GROUP ? n - k : TR_QUANT_GROUP;
         float u[TR_QUANT_GROUP];
@@ -86,7 +88,7 @@ static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t
             continue;
         }
         if (a->draws) load(u, a->draws, r, c + k, size);
-        else for (int64_t i = 0; i < size; i++) u[i] = (float)noise(first + (uint32_t)(k + i), a->key) * 0x1p-16f;
+        else for (int64_t i = 0; i < size; i++) u[i] = (float)bits16(first + (uint32_t)(k + i), a->noise.key) * 0x1p-16f;
         tr_grid8_stochastic(q + k, x + k, u, size, grid);
     }
 }
@@ -97,7 +99,7 @@ static inline void step_weight(struct tr_tensor *w, int64_t r, int64_t c, int64_
     load(u, w, r, c, n);
     for (int64_t i = 0; i < n; i++) u[i] = (a->before * u[i] - a->rate * x[i]) * a->after;
     if (w->dtype == TR_INT8) store_int8(w, r, c, n, u, a);
-    else store_weight(w, r, c, n, u, a->key);
+    else store_weight(w, r, c, n, u, a->noise);
 }
 
 static void NAME(apply)(struct tr_tensor *w, const struct tr_tensor *g, const struct tr_apply *a)
@@ -140,8 +142,8 @@ static inline void adam_chunk(float *restrict x, struct tr_tensor *m, struct tr_
         vv[i] = b2 * vv[i] + k2 * (x[i] * x[i]);
         x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
     }
-    store_weight(m, r, c, n, mm, h->key);
-    store_weight(v, r, c, n, vv, second(h->key));
+    store_weight(m, r, c, n, mm, h->noise);
+    store_weight(v, r, c, n, vv, second(h->noise));
 }
 
 static void NAME(adam)(struct tr_tensor *w, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h, const struct tr_apply *a)

@@ -63,7 +63,7 @@ static void make_all(void)
 
 /* ---- the parts. bytes: read and written at least once; or flops. */
 
-static const struct tr_apply nearest = { 1, 1e-6f, 1, { { 0, 0 } } }, stochastic = { 1, 1e-6f, 1, { { 3, 4 } } };
+static const struct tr_apply nearest = { 1, 1e-6f, 1, { { { 0, 0 } }, 0 } }, stochastic = { 1, 1e-6f, 1, { { { 3, 4 } }, 0 } };
 static const struct tr_adam adam = { 0.9, 0.999, 1, 1e-8f };
 static const struct tr_sign lion = { 0.9f, 0.1f, 0.99f, 0.01f };
 #define K tr_kernels()

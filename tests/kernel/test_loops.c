@@ -321,7 +321,7 @@ static void int8_rounding(void **state)
     tr_kernels()->copy(&b, &w);
     for (int i = 0; i < R * C; i++) assert_true(fabsf(back[i] - x[i]) <= 0.5001f * w.quant.scale[i / C * 2 + i % C / 128]);
     for (int t = 0; t < TRIES; t++) { /* a step of a third of a scale, again and again from the same weights */
-        struct tr_apply a = { 1, 0, 1, tr_key(1, TR_RNG_ROUNDING, 2, (uint64_t)t) };
+        struct tr_apply a = { 1, 0, 1, { tr_key(1, TR_RNG_ROUNDING, 2, (uint64_t)t), 0 } };
         tr_kernels()->copy(&w, &f);
         for (int i = 0; i < R * C; i++) zero[i] = -x[i] / 300;
         a.rate = 1;
@@ -349,7 +349,7 @@ static void bf16_rounding(void **state)
     for (int t = 0; t < STEPS; t++)
         for (int s = 0; s < 2; s++) {
             struct tr_tensor x = tr_tensor_view(w[s], TR_BF16, TR_DIMS(N));
-            struct tr_apply a = { 1, -1e-4f, 1, s ? tr_key(1, TR_RNG_ROUNDING, 3, (uint64_t)t) : (struct tr_key){ { 0, 0 } } };
+            struct tr_apply a = { 1, -1e-4f, 1, { s ? tr_key(1, TR_RNG_ROUNDING, 3, (uint64_t)t) : (struct tr_key){ { 0, 0 } }, 0 } };
             tr_updates()->apply(&x, &grad, &a);
         }
     double mean = 0;

@@ -528,7 +528,7 @@ static void bf16_moments_are_unbiased(void **state)
     assert_ok(tr_tensor_new(&m, TR_OTHER, TR_BF16, TR_DIMS(N)));
     assert_ok(tr_tensor_new(&v, TR_OTHER, TR_BF16, TR_DIMS(N)));
     tr_kernels()->fill(&g, 0.3f);
-    for (int t = 1; t <= STEPS; t++) tr_updates()->adam_direction(&u, &m, &v, &g, &(struct tr_adam){ 0.99, 0.999, 1, 1e-8f, tr_key(1, TR_RNG_ROUNDING, 1, (uint64_t)t) });
+    for (int t = 1; t <= STEPS; t++) tr_updates()->adam_direction(&u, &m, &v, &g, &(struct tr_adam){ 0.99, 0.999, 1, 1e-8f, { tr_key(1, TR_RNG_ROUNDING, 1, (uint64_t)t), 0 } });
     for (int k = 0; k < 2; k++) {
         double want = k ? 0.3 * 0.3 * (1 - pow(0.999, STEPS)) : 0.3 * (1 - pow(0.99, STEPS)), mean = 0, least = INFINITY, most = 0;
         tr_kernels()->copy(&u, k ? &v : &m);

@@ -110,6 +110,21 @@ probes() { # probes OPTIMIZER LAYOUT...
 probes sophia-g 2/0 2/1 4/2 2/3
 probes sophia-h 2/0 2/1 4/2 2/3 4/3
 
+# Weights and moments of fewer bits are rounded by the place of an element in its parameter, on whichever rank it is.
+rounded() { # rounded NAME LAYOUT SETTINGS...
+    local name=$1 n=${2%/*} zero=${2#*/} sent
+    "$train" run a.ini "${@:3}" --set "run.dir=$name" >out 2>err || flunk "$name on one rank" "it failed"
+    ranks "$n" run a.ini "${@:3}" --set "parallel.data=$n" --set "parallel.zero=$zero" --set "run.dir=$name-$n" || flunk "$name on $n ranks" "it failed"
+    expect "$name on $n ranks, stage $zero: losses and norms" "$(losses "$name-$n")" "$(losses "$name")"
+    sent=$("$train" plan a.ini --json "${@:3}" --set "parallel.data=$n" --set "parallel.zero=$zero" 2>/dev/null | tail -n 1 | sed -E 's/.*"sent_per_step":([0-9]*),.*/\1/')
+    expect "$name on $n ranks, stage $zero: bytes sent" "$(tail -n 1 "$name-$n/metrics.jsonl" | sed -E 's/.*"sent":([0-9]*).*/\1/')" "$sent"
+}
+rounded bf16 2/1 --set model.dtype=bf16 --set optimizer.state_dtype=bf16
+rounded bf16-lion 4/3 --set model.dtype=bf16 --set optimizer.name=lion --set optimizer.state_dtype=bf16
+rounded int8 2/2 --set model.dtype=int8
+rounded int8-apollo 4/3 --set model.dtype=int8 --set optimizer.name=apollo --set optimizer.rank=4
+rounded q-apollo 2/3 --set model.dtype=int8 --set optimizer.name=q-apollo --set optimizer.rank=4 --set train.clip=0
+
 # Stage 3 holds a share of the weights between steps, norms included; and gives what stage 2 gives for other types and shapes.
 weights() { tail -n 1 "$1/metrics.jsonl" | sed -E 's/.*"weights":([0-9]*),.*/\1/'; }
 for layout in 2-3 4-3; do
