@@ -105,14 +105,20 @@ done:
     return rc;
 }
 
-/* Every rank must have been given the same. */
-static int same_recipe(struct running *s)
+/* Every rank must have been given the same recipe, and be the same program: others may compute other bits. */
+static int same_everywhere(struct running *s)
 {
-    uint64_t mine = tr_crc32c(0, s->config.data, s->config.size), first = mine;
-    s->j.comm->doing = "start";
-    TR_TRY(tr_comm_words(s->j.comm, &first, 1, 0));
-    if (first == mine) return TR_OK;
-    return tr_fail(TR_EINPUT, "rank %d has another recipe than rank 0 (%s): start every rank with the same file and settings", s->j.comm->rank, s->j.r->path);
+    struct tr_comm *c = s->j.comm;
+    struct tr_buf program = { 0 };
+    if (c->size == 1) return TR_OK;
+    if (tr_read_file(&program, "/proc/self/exe") != TR_OK) tr_buf_release(&program); /* no such place here: the program is not compared */
+    uint64_t mine[2] = { tr_crc32c(0, s->config.data, s->config.size), program.size ? tr_crc32c(0, program.data, program.size) : 0 }, first[2] = { mine[0], mine[1] };
+    tr_buf_release(&program);
+    c->doing = "start";
+    TR_TRY(tr_comm_words(c, first, 2, 0));
+    if (first[1] != mine[1]) return tr_fail(TR_EINPUT, "rank %d is another program than rank 0: start every rank with the same build of train", c->rank);
+    if (first[0] == mine[0]) return TR_OK;
+    return tr_fail(TR_EINPUT, "rank %d has another recipe than rank 0 (%s): start every rank with the same file and settings", c->rank, s->j.r->path);
 }
 
 /* What the run begins from. */
@@ -229,7 +235,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     TR_GO(forecast_fit(j, &f));
     say_start(j, &f);
     TR_GO(recipe_print(r, &s->config));
-    TR_GO(same_recipe(s));
+    TR_GO(same_everywhere(s));
     bool anew = !o.path && o.version < 0;
     if (s->writes) {
         TR_GO(tr_mkdirs(r->run.dir));

@@ -164,6 +164,15 @@ refused "ranks and grid differ" 2 "2 ranks for parallel.data x parallel.pipeline
 refused "a batch that cannot be dealt" 2 "4 micro-batches cannot be dealt evenly to 3 ranks" 3 run a.ini --set parallel.data=3
 refused "no recipe" 2 "cannot read 'none.ini'" 2 run none.ini
 refused "different recipes" 2 "rank 1 has another recipe than rank 0" 1 run a.ini --set parallel.data=2 : -n 1 "$train" run a.ini --set parallel.data=2 --set train.lr=2e-3
+cp "$train" other && printf ' ' >>other
+refused "different programs" 2 "rank 1 is another program than rank 0" 1 run a.ini --set parallel.data=2 : -n 1 ./other run a.ini --set parallel.data=2
+"$train" export a.ini --snapshot adamw --format gguf --out m.gguf >out 2>err || flunk "a model file" "it was not written"
+sed '/^\[model\]/,/^\[data\]/c [model]\npath = m.gguf\ntokenizer = bytes\n[data]' a.ini >m.ini
+mkdir elsewhere
+ranks 2 run m.ini --set parallel.data=2 --set train.steps=1
+expect "a model file that all ranks have" $? 0
+refused "a model file that one rank lacks" 2 "m.gguf" 1 run m.ini --set parallel.data=2 : -n 1 -wdir "$work/elsewhere" "$train" run ../m.ini --set parallel.data=2 --set data.train=../text.txt --set data.valid=../text.txt
+for z in 0 2 3; do refused "a snapshot of another model, stage $z" 2 "is of another model or recipe" 2 run a.ini --set model.layers=3 --set parallel.data=2 --set "parallel.zero=$z" --resume adamw/snapshots/step-00000004.h5; done
 refused "a file that one rank lacks" 2 "cannot read 'none.ini'" 1 run a.ini --set parallel.data=2 : -n 1 "$train" run none.ini --set parallel.data=2
 "$train" run a.ini --set parallel.data=2 >out 2>err
 expect "a grid without mpirun" "$?" 2
