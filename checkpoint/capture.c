@@ -28,7 +28,7 @@ struct ckpt_capture {
     size_t counted;                  /* in the ledger */
     struct ckpt_shared *shared;
     struct ckpt_keeper keeper;
-    double blocked;
+    double blocked, began, copy_s;
     int64_t begun, left_out, flushed, failed;   /* flushed: as all ranks have heard it */
     /* the version that is copied; tasks of group g are [first[g], first[g + 1]) */
     struct ckpt_slot *slot;
@@ -175,6 +175,7 @@ static void end_group(struct ckpt_capture *c, int64_t g)
         c->slot->n = (uint64_t)c->n_tasks;
         c->slot->crc = tr_crc32c(0, ckpt_slot_entries(c->slot), (size_t)c->n_tasks * sizeof(struct ckpt_entry));
         atomic_store(&c->slot->word, ckpt_word(c->version, c->to_disk));
+        c->copy_s = tr_now() - c->began;
     }
     atomic_fetch_sub(&c->pending, 1);
     pthread_cond_broadcast(&c->copied);
@@ -326,6 +327,7 @@ int ckpt_capture_begin(struct ckpt_capture *c, int64_t step, bool to_disk)
     atomic_store(&c->slot->word, 0);
     c->version = step;
     c->to_disk = to_disk;
+    c->began = t;
     c->at = c->sequence = 0;
     c->n_tasks = c->listed = c->first[0] = 0;
     struct tr_owned v = { c, c->setup.comm->rank, c->setup.comm->size, list_rows, list_words };
@@ -370,10 +372,12 @@ double ckpt_capture_blocked(struct ckpt_capture *c)
     return t;
 }
 
-void ckpt_capture_counts(const struct ckpt_capture *c, int64_t *begun, int64_t *left_out)
+struct ckpt_capture_stats ckpt_capture_stats(struct ckpt_capture *c)
 {
-    *begun = c->begun;
-    *left_out = c->left_out;
+    pthread_mutex_lock(&c->lock);
+    struct ckpt_capture_stats s = { c->begun, c->left_out, c->size.payload, c->copy_s };
+    pthread_mutex_unlock(&c->lock);
+    return s;
 }
 
 /* ---- beginning and end */
@@ -531,6 +535,7 @@ void ckpt_capture_free(struct ckpt_capture *c, bool done)
         ckpt_shared_remove(c->shared);
         ckpt_keeper_leave(&c->keeper);
     }
+    else if (c->shared && c->setup.comm->rank == 0 && !ckpt_shared_is_named(c->shared)) ckpt_shared_remove(c->shared); /* the folder has been removed */
     ckpt_shared_close(c->shared);
     if (c->counted) tr_mem_count(TR_SNAPSHOT, -(int64_t)c->counted);
     pthread_cond_destroy(&c->copied);

@@ -52,9 +52,11 @@ void ckpt_capture_hear(struct ckpt_capture *c, double sum);
 
 /* Waits until the version is on disk. Collective. Errors (rank 0): TR_EFAIL, why the keeper could not write it. */
 int ckpt_capture_finish(struct ckpt_capture *c, int64_t step);
-/* Seconds that the run waited for snapshots since the last call; versions begun and left out so far. */
+/* Seconds that the run waited for snapshots since the last call. */
 double ckpt_capture_blocked(struct ckpt_capture *c);
-void ckpt_capture_counts(const struct ckpt_capture *c, int64_t *begun, int64_t *left_out);
+/* Versions begun and left out so far, bytes of this rank's part of one, seconds from begin until the last complete one was. */
+struct ckpt_capture_stats { int64_t begun, left_out; uint64_t bytes; double copy_s; };
+struct ckpt_capture_stats ckpt_capture_stats(struct ckpt_capture *c);
 
 /* done: the run has ended as it should and its memory is removed; else the keeper writes the newest version to disk. */
 void ckpt_capture_free(struct ckpt_capture *c, bool done);

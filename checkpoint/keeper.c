@@ -224,7 +224,6 @@ int ckpt_keeper_run(const char *folder)
     signal(SIGPIPE, SIG_IGN);
     TR_TRY(ckpt_shared_open(&s, folder));
     if (!s) return tr_fail(TR_EINPUT, "no snapshots in memory for '%s': `train run` starts the keeper itself where checkpoint.memory_every asks for it", folder);
-    if (nice(10) < 0) {} /* as well without */
     if (ckpt_shared_lock(s, CKPT_KEEPER, true)) keep(s);
     ckpt_shared_close(s);
     return TR_OK;

@@ -211,13 +211,18 @@ int ckpt_shared_claim(struct ckpt_shared **out, const char *folder)
     }
 }
 
+bool ckpt_shared_is_named(const struct ckpt_shared *s)
+{
+    struct ckpt_shared now = { .folder = s->folder };
+    return read_name(&now) && !strcmp(now.name, s->name);
+}
+
 void ckpt_shared_remove(struct ckpt_shared *s)
 {
     char *path;
     shm_unlink(s->name);
     if (tr_path_join(&path, s->folder, ".memory") != TR_OK) return;
-    struct ckpt_shared now = { .folder = s->folder };
-    if (read_name(&now) && !strcmp(now.name, s->name)) unlink(path);
+    if (ckpt_shared_is_named(s)) unlink(path);
     free(path);
 }
 

@@ -79,6 +79,8 @@ int ckpt_shared_open(struct ckpt_shared **out, const char *folder);
 /* The same for a rank that begins: with the ranks' lock, which no other run may hold (TR_EINPUT). */
 int ckpt_shared_claim(struct ckpt_shared **out, const char *folder);
 void ckpt_shared_close(struct ckpt_shared *s);
+/* Whether the folder still names this object: one that it does not is found by nobody. */
+bool ckpt_shared_is_named(const struct ckpt_shared *s);
 /* Removes the object; those who have it open keep it until they close it. */
 void ckpt_shared_remove(struct ckpt_shared *s);
 

@@ -3,6 +3,7 @@
 #include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
+#include "recipes/bench_snapshots.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
 #include <inttypes.h>
@@ -67,8 +68,10 @@ int recipe_bench(struct recipe *r)
 {
     struct job j = { 0 };
     struct forecast foretold;
+    struct bench_snapshots snapshots = { 0 };
     double *seconds = NULL, *rates = NULL, tokens = 0;
     int rc;
+    TR_GO(bench_snapshots_open(&snapshots, r));
     TR_GO(job_open(&j, r));
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));
@@ -79,6 +82,7 @@ int recipe_bench(struct recipe *r)
     int64_t n = r->train.steps > 1 ? r->train.steps : 6, counted = 0;
     TR_GO(tr_calloc(&seconds, (size_t)n, sizeof *seconds));
     TR_GO(tr_calloc(&rates, (size_t)n, sizeof *rates));
+    TR_GO(bench_snapshots_start(&snapshots, &j, n));
     struct rates gemms = rates_of(&j, tr_loader_max_tokens(j.loader, j.micro_batch));
     double part[TR_PARTS] = { 0 };
     size_t rss = 0;
@@ -97,6 +101,8 @@ int recipe_bench(struct recipe *r)
         for (int p = 0; p < TR_PARTS; p++) part[p] += tr_part_seconds((enum tr_part)p);
         rss = tr_rss_peak(); /* of the steps: the samples below take buffers of their own */
         sample(&gemms);
+        bench_snapshots_step(&snapshots, &j, t);
+        if (i + 1 < n) TR_GO(bench_snapshots_begin(&snapshots, &j)); /* nothing comes between it and the step that it meets */
     }
     for (int p = 0; p < TR_PARTS; p++) part[p] /= (double)counted;
     struct tr_ledger l = tr_mem_ledger();
@@ -118,6 +124,7 @@ int recipe_bench(struct recipe *r)
     json_object_set_new(o, "kernels", json_string(tr_kernels()->name));
     json_object_set_new(o, "compute", json_string(tr_dtype_name(j.net->compute)));
     json_object_set_new(o, "threads", json_integer(tr_threads()));
+    TR_GO(bench_snapshots_report(&snapshots, &j, o));
     fflush(stderr);
     json_dumpf(o, stdout, JSON_REAL_PRECISION(6) | JSON_COMPACT);
     putchar('\n');
@@ -125,6 +132,8 @@ int recipe_bench(struct recipe *r)
 done:
     free(seconds);
     free(rates);
+    j.done = true;
     job_release(&j);
+    bench_snapshots_close(&snapshots);
     return rc;
 }

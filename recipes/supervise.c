@@ -11,6 +11,7 @@
 #include "parallel/mpi.h"
 #include "recipes/commands.h"
 #include "recipes/metrics.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -43,6 +44,7 @@ struct supervisor {
     double sent;          /* when the ranks were last told */
     bool now;             /* asked twice */
     sigset_t watched, old;
+    char scratch[40];     /* folder of the ranks' MPI, "" without one: its files stay when mpirun is killed */
 };
 
 static ino_t snapshots_folder(const struct recipe *r)
@@ -98,6 +100,7 @@ static void become(const struct supervisor *s, const char *program, bool resume,
         arg[n++] = ranks;
         setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 0);     /* ranks share cores; other MPIs do not look at these */
         setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 0);
+        if (s->scratch[0]) setenv("OMPI_MCA_btl_vader_backing_directory", s->scratch, 0);
         setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
         setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
     }
@@ -145,6 +148,15 @@ static void end_leftovers(const struct supervisor *s)
     }
 }
 
+/* What the MPI of a launch that was killed left in shared memory. */
+static void empty_scratch(const struct supervisor *s)
+{
+    DIR *d = s->scratch[0] ? opendir(s->scratch) : NULL;
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) unlinkat(dirfd(d), e->d_name, 0);
+    if (d) closedir(d);
+}
+
 static void take_signal(struct supervisor *s, double seconds)
 {
     struct timespec t = { (time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9) };
@@ -185,6 +197,7 @@ static int launch(struct supervisor *s, bool resume, int *status)
     if (child == 0) become(s, program, resume, parent);
     *status = watch(s, child);
     end_leftovers(s);
+    empty_scratch(s);
     return TR_OK;
 }
 
@@ -256,6 +269,8 @@ int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const 
     if (2 * (n_sets + 1) + 12 > ARGS) return tr_fail(TR_EINPUT, "too many --set with --supervise (%s): put them into the recipe", r->path);
     s.before = snapshots_folder(r);
     ckpt_keeper_newest(r->run.dir, s.memory);
+    snprintf(s.scratch, sizeof s.scratch, "/dev/shm/train-mpi-XXXXXX");
+    if (s.ranks == 1 || !mkdtemp(s.scratch)) s.scratch[0] = 0;
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     sigemptyset(&s.watched);
     sigaddset(&s.watched, SIGTERM);
@@ -265,6 +280,7 @@ int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const 
     int rc = relaunch(&s);
     if (rc == TR_OK) rc = ckpt_keeper_dismiss(r->run.dir, GRACE);
     else leave_memory(&s);
+    if (s.scratch[0]) rmdir(s.scratch);
     sigprocmask(SIG_SETMASK, &s.old, NULL);
     return rc;
 }

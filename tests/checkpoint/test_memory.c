@@ -285,15 +285,15 @@ static void copied_while_it_changes(void **state)
 static void run_stopped_keeper(const char *folder, int rank)
 {
     struct rank k;
-    int64_t begun, left_out, keeper;
+    int64_t keeper;
     begin_run(&k, folder, 0, 1);
     while (!(keeper = ckpt_shared_holder((struct ckpt_shared *)(uintptr_t)ckpt_capture_shared(k.c), CKPT_KEEPER, NULL))) usleep(1000);
     kill((pid_t)keeper, SIGSTOP);
     step(&k, 1, true);
     step(&k, 2, true);
     step(&k, 3, false); /* no slot: both are to be written */
-    ckpt_capture_counts(k.c, &begun, &left_out);
-    NEED(begun == 2 && left_out == 1);
+    struct ckpt_capture_stats stats = ckpt_capture_stats(k.c);
+    NEED(stats.begun == 2 && stats.left_out == 1);
     ckpt_capture_settle(k.c);
     NEED(ckpt_shared_complete(ckpt_capture_shared(k.c), 1) && ckpt_shared_complete(ckpt_capture_shared(k.c), 2));
     kill((pid_t)keeper, SIGKILL); /* another one takes its place */
