@@ -30,7 +30,7 @@ static struct tr_tensor make(enum tr_dtype dtype, int64_t rows, int64_t cols)
 static struct {
     enum tr_dtype act;
     struct tr_tensor x, y, dy, r, stat, g, b, dg, db, qkv, dqkv, o, lse, cs, pos, start, gu, dgu, a, ids, logits, dlogits, loss, target, work, embed, dembed;
-    struct tr_tensor w_f32, w_bf16, w_int8, grad, m, v, m8, v8, most, most_v, low, vector, w_up, big, copy;
+    struct tr_tensor w_f32, w_bf16, w_int8, grad, m, v, m8, v8, most, most_v, norm, low, vector, w_up, big, copy;
     struct tr_layout layout;
     struct tr_attention heads;
     int64_t seq[N / S + 1];
@@ -45,7 +45,7 @@ static void make_all(void)
         { &k.pos, TR_I32, 0, N }, { &k.start, TR_I32, 0, N }, { &k.gu, k.act, N, 2 * I }, { &k.dgu, k.act, N, 2 * I }, { &k.a, k.act, N, I }, { &k.ids, TR_I32, 0, N }, { &k.logits, TR_F32, S, V },
         { &k.dlogits, k.act, S, V }, { &k.loss, TR_F32, 0, S }, { &k.target, TR_I32, 0, S }, { &k.embed, k.act, V, C }, { &k.dembed, TR_F32, V, C }, { &k.w_f32, TR_F32, 8 * I, C }, { &k.w_bf16, TR_BF16, 8 * I, C },
         { &k.w_int8, TR_INT8, 8 * I, C }, { &k.grad, TR_F32, 8 * I, C }, { &k.m, TR_F32, 8 * I, C }, { &k.v, TR_F32, 8 * I, C }, { &k.m8, TR_U8, 0, 8 * I * C }, { &k.v8, TR_U8, 0, 8 * I * C },
-        { &k.most, TR_F32, 0, 8 * I * C / TR_BLOCK_8BIT }, { &k.most_v, TR_F32, 0, 8 * I * C / TR_BLOCK_8BIT }, { &k.w_up, k.act, 2 * I, C }, { &k.big, TR_F32, 1, 1 << 25 }, { &k.copy, TR_F32, 1, 1 << 25 } };
+        { &k.most, TR_F32, 0, 8 * I * C / TR_BLOCK_8BIT }, { &k.most_v, TR_F32, 0, 8 * I * C / TR_BLOCK_8BIT }, { &k.norm, TR_F32, 0, 8 * I }, { &k.w_up, k.act, 2 * I, C }, { &k.big, TR_F32, 1, 1 << 25 }, { &k.copy, TR_F32, 1, 1 << 25 } };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) *all[i].t = make(all[i].dtype, all[i].rows, all[i].cols);
     for (int i = 0; i <= N / S; i++) k.seq[i] = (int64_t)i * S;
     for (int i = 0; i < N; i++) {
@@ -99,6 +99,7 @@ PART(apply_bf16, U->apply(&k.w_bf16, &k.grad, &stochastic))
 PART(apply_int8, U->apply(&k.w_int8, &k.grad, &stochastic))
 PART(lion_bf16, U->sign(&k.w_bf16, &k.m, &k.grad, &lion, &stochastic))
 PART(root_direction, U->root_direction(&k.grad, &k.v, 0.99f, 1e-8f))
+PART(norms, U->norms(&k.norm, &k.grad, 0))
 PART(sum_squares, (void)!(K->sum_squares(&k.grad) > 0))
 
 struct part { const char *name; void (*run)(void); double bytes, flops; };
@@ -137,7 +138,7 @@ int main(int argc, char **argv)
         { "embed", embed, 2 * x, 0 }, { "embed_backward", embed_backward, x + 8.0 * N * C, 0 }, { "cross_entropy", cross_entropy, (4 + a) * S * V, 0 },
         { "adam f32", adam_f32, 28 * mat, 0 }, { "adam bf16", adam_bf16, 24 * mat, 0 }, { "adam int8", adam_int8, 22 * mat, 0 }, { "adam_8bit", adam_8bit, 12 * mat, 0 },
         { "adam_direction", adam_direction, 24 * mat, 0 }, { "apply f32", apply_f32, 12 * mat, 0 }, { "apply bf16", apply_bf16, 8 * mat, 0 }, { "apply int8", apply_int8, 6 * mat, 0 },
-        { "lion bf16", lion_bf16, 16 * mat, 0 }, { "root_direction", root_direction, 16 * mat, 0 }, { "sum_squares", sum_squares, 4 * mat, 0 },
+        { "lion bf16", lion_bf16, 16 * mat, 0 }, { "root_direction", root_direction, 16 * mat, 0 }, { "norms", norms, 4 * mat, 0 }, { "sum_squares", sum_squares, 4 * mat, 0 },
     };
     printf("%s kernels, %s, %d threads; the last column: the machine's own product or copy\n", tr_kernels()->name, tr_dtype_name(k.act), tr_threads());
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

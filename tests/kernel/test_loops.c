@@ -360,12 +360,33 @@ static void bf16_rounding(void **state)
     assert_true(fabs(mean - 1.2) < 0.01);
 }
 
+/* Rows are summed side by side, each in its own order: the bits of one row after the other, at every edge of their blocks. */
+static void row_norms(void **state)
+{
+    enum { ROWS = 19, COLS = 600, LD = 608 };
+    static float x[ROWS * LD];
+    float got[ROWS];
+    for (int i = 0; i < ROWS * LD; i++) x[i] = (float)sin(i) * (float)(1 + i % 7);
+    const int64_t rows[] = { 1, 7, 8, 9, ROWS }, cols[] = { 1, 255, 256, 257, COLS };
+    for (int a = 0; a < 5; a++)
+        for (int b = 0; b < 5; b++) {
+            struct tr_tensor t = tr_tensor_view(x, TR_F32, TR_DIMS(rows[a], cols[b])), n = tr_tensor_view(got, TR_F32, TR_DIMS(rows[a]));
+            t.ld = LD;
+            tr_updates()->norms(&n, &t, 0);
+            for (int64_t r = 0; r < rows[a]; r++) {
+                double sum = 0;
+                for (int64_t c = 0; c < cols[b]; c++) sum += (double)x[r * LD + c] * (double)x[r * LD + c];
+                assert_true(got[r] == (float)sqrt(sum));
+            }
+        }
+}
+
 int main(void)
 {
     spaces[0] = malloc(sizeof *spaces[0]);
     spaces[1] = malloc(sizeof *spaces[1]);
     const struct CMUnitTest tests[] = { cmocka_unit_test(tables_agree), cmocka_unit_test(extremes), cmocka_unit_test(many_rows), cmocka_unit_test(threads_do_not_show),
-                                        cmocka_unit_test(int8_rounding), cmocka_unit_test(bf16_rounding) };
+                                        cmocka_unit_test(int8_rounding), cmocka_unit_test(bf16_rounding), cmocka_unit_test(row_norms) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(spaces[0]);
     free(spaces[1]);
