@@ -113,7 +113,7 @@ static bool low_shape(const struct opt *o, const struct item *it, int64_t step, 
 
 int opt_item_make(struct opt *o, struct item *it)
 {
-    if (!it->state || !it->kind->init) return TR_OK;
+    if (!it->state || !it->kind->init || it->p->elsewhere) return TR_OK;
     int64_t dim[2];
     if (!has_rows(o, it)) return low_shape(o, it, 2, dim) ? it->kind->low->init(it->config, it->state, it->p) : TR_OK; /* no refresh comes so soon */
     return it->kind->init(it->config, it->state, it->first ? &it->own : it->p);

@@ -30,6 +30,7 @@ static struct {
     uint64_t *waiting;           /* calls of each rank that said it waits */
     MPI_Request *request;        /* of notes on their way */
     struct note out;
+    int peer;                    /* 1 + the rank that a message is for or from, 0 in collectives */
     bool on, told, heard, stalled;
 } w;
 
@@ -76,12 +77,13 @@ static int read_notes(void)
     }
 }
 
-/* Who did not come: ranks that never said that they wait where this one waits. */
+/* Who did not come: the rank at the other end of a message, or ranks that never said that they wait where this one waits. */
 static int timed_out(double waited)
 {
     char who[200] = "";
     size_t n = 0;
-    for (int r = 0; r < w.c.size && n < sizeof who; r++)
+    if (w.peer) n = (size_t)snprintf(who, sizeof who, "rank %d", w.peer - 1);
+    for (int r = 0; r < w.c.size && n < sizeof who && !w.peer; r++)
         if (r != w.c.rank && w.waiting[r] < w.c.calls) n += (size_t)snprintf(who + n, sizeof who - n, "%s%d", n ? ", " : "rank ", r);
     w.stalled = true;
     return tr_fail(TR_EFAIL, "rank %d waited %.0f s for %s (%s, exchange %llu): it stalled or lost its connection; the newest snapshot is whole: resume from it, "
@@ -154,7 +156,31 @@ static int mpi_barrier(struct tr_comm *c)
     return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "ranks could not meet");
 }
 
-static const struct tr_comm_kind mpi_kind = { "mpi", mpi_all_to_all, mpi_all_gather, mpi_barrier };
+enum { MESSAGE_TAG = 1 };
+
+static int wait_message(MPI_Request *q, int code, int peer)
+{
+    if (code != MPI_SUCCESS) return failed(code, "a message between ranks failed");
+    w.peer = peer + 1;
+    int rc = wait_for(q);
+    w.peer = 0;
+    return rc;
+}
+
+static int mpi_send(struct tr_comm *c, const void *in, size_t n, int to)
+{
+    MPI_Request q;
+    c->sent += n;
+    return wait_message(&q, MPI_Isend(in, (int)n, MPI_BYTE, to, MESSAGE_TAG, w.world, &q), to);
+}
+
+static int mpi_receive(struct tr_comm *c, void *out, size_t n, int from)
+{
+    MPI_Request q;
+    return wait_message(&q, MPI_Irecv(out, (int)n, MPI_BYTE, from, MESSAGE_TAG, w.world, &q), from);
+}
+
+static const struct tr_comm_kind mpi_kind = { "mpi", mpi_all_to_all, mpi_all_gather, mpi_barrier, mpi_send, mpi_receive };
 
 static int start(void)
 {

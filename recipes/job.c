@@ -1,4 +1,4 @@
-#include "recipes/job.h"
+#include "recipes/pipeline.h"
 #include "checkpoint/checkpoint.h"
 #include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
@@ -38,10 +38,13 @@ static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
     return tr_shape_check(s, r->path);
 }
 
+struct tr_comm *job_sharers(const struct job *j) { return j->stages > 1 ? tr_comm_alone() : j->comm; }
+
 int job_open(struct job *j, const struct recipe *r)
 {
     *j = (struct job){ .r = r };
     TR_TRY(par_world(&j->comm));
+    j->stages = j->comm->size > 1 ? (int)r->parallel.pipeline : 1; /* one rank has all layers, whatever the recipe's pipeline */
     j->comm->timeout = r->parallel.timeout;
     /* Ranks of one machine share its cores. */
     int cores = tr_threads() / j->comm->local;
@@ -103,7 +106,22 @@ static int fill_weights(struct job *j)
 static int gather_weight(void *self, const struct tr_param *p, struct tr_tensor *whole)
 {
     struct job *j = self;
-    return tr_comm_gather_rows(j->comm, whole, &p->shard, j->first + p->index * (j->comm->size + 1));
+    return tr_comm_gather_rows(j->comm, whole, &p->shard, (j->stages > 1 ? j->held : j->first) + p->index * (j->comm->size + 1));
+}
+
+/* Whose each parameter is, whole. */
+static int hold_stages(struct job *j)
+{
+    int size = j->comm->size, from, to;
+    TR_TRY(tr_calloc(&j->held, (size_t)j->net->n_params, ((size_t)size + 1) * sizeof *j->held));
+    for (int r = 0; r < size; r++) {
+        TR_TRY(pipeline_cut(j, r, &from, &to));
+        for (int64_t i = 0; i < j->net->n_params; i++) {
+            const struct tr_param *p = &j->net->param[i];
+            for (int k = r + 1; k <= size && p->layer >= from && p->layer < to; k++) j->held[i * (size + 1) + k] = tr_rows(&p->value);
+        }
+    }
+    return TR_OK;
 }
 
 int job_net(struct job *j, bool values)
@@ -117,9 +135,14 @@ int job_net(struct job *j, bool values)
     int64_t positions = r->data.sequence > j->shape.context ? r->data.sequence : j->shape.context;
     /* Stage 3 in training: weights are dealt to ranks with the optimizer's state, and loaded then. */
     struct tr_shards shards = { j, gather_weight };
-    bool share = j->comm->size > 1 && r->parallel.zero == 3 && j->train;
+    bool share = job_sharers(j)->size > 1 && r->parallel.zero == 3 && j->train;
     TR_TRY(tr_tape_new(&j->tape));
-    TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
+    if (j->stages > 1) {
+        int from, to;
+        TR_TRY(pipeline_cut(j, j->comm->rank, &from, &to));
+        TR_TRY(tr_net_new_stage(&j->net, &j->shape, dtype, compute, positions, from, to, shards));
+        TR_TRY(hold_stages(j));
+    } else TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
     if (share) tr_tape_resident(j->tape, &j->net->resident);
     j->values = values && share;
     return values && !share ? fill_weights(j) : TR_OK;
@@ -143,12 +166,12 @@ int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute)
     j->batch = r->train.batch;
     j->micro_batch = micro_batch;
     j->micro_batches = j->batch / micro_batch;
-    if (j->micro_batches % j->comm->size)
+    if (j->micro_batches % job_sharers(j)->size)
         return tr_fail(TR_EINPUT, "batch of %" PRId64 " sequences in micro-batches of %" PRId64 " (%s): %" PRId64 " micro-batches cannot be dealt evenly to %d ranks; "
-                       "set train.batch to a multiple of %" PRId64, j->batch, micro_batch, r->path, j->micro_batches, j->comm->size, micro_batch * j->comm->size);
-    j->rounds = j->micro_batches / j->comm->size;
+                       "set train.batch to a multiple of %" PRId64, j->batch, micro_batch, r->path, j->micro_batches, job_sharers(j)->size, micro_batch * job_sharers(j)->size);
+    j->rounds = j->micro_batches / job_sharers(j)->size;
     j->recompute = recompute;
-    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->rounds == 1 && !(r->train.clip > 0);
+    j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->rounds == 1 && !(r->train.clip > 0) && !(j->stages > 1 && j->shape.tied); /* a tied embedding's gradients meet after backward */
     j->projects = j->micro_batches > 1 && !(r->train.clip > 0); /* whatever the number of ranks; clipping is by the norm of whole gradients */
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "memory.fused_update = true with train.clip = %g (%s): clipping by the global norm needs all gradients at once, %.0f MB; set train.clip = 0 or memory.fused_update = false",
@@ -185,7 +208,7 @@ static int deal_rows(struct job *j)
     TR_TRY(tr_calloc(&item, (size_t)j->net->n_params, sizeof *item));
     for (int64_t i = 0; i < j->net->n_params; i++)
         item[i] = (struct par_item){ tr_rows(&j->net->param[i].value), true, 4 * (size_t)tr_count(&j->net->param[i].value) };
-    int rc = par_deal(j->first, item, j->net->n_params, j->comm->size);
+    int rc = par_deal(j->first, item, j->net->n_params, job_sharers(j)->size);
     free(item);
     return rc;
 }
@@ -230,6 +253,14 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
     return rc;
 }
 
+/* Whole parameters to the ranks of their stages. */
+static int deal_stages(void *self, struct opt_share *share, int64_t n)
+{
+    struct job *j = self;
+    for (int64_t i = 0; i < n; i++) share[i].first = j->held + i * (j->comm->size + 1);
+    return TR_OK;
+}
+
 /* Snapshots in memory: counted here, so that a forecast has them too; the memory itself comes with the run. */
 static void state_leaves(void *job, int64_t i) { ckpt_capture_gate(((struct job *)job)->capture, i); }
 
@@ -253,20 +284,36 @@ done:
     return rc;
 }
 
+/* What stages cannot do yet. */
+static int check_stages(const struct job *j)
+{
+    const char *name = recipe_optimizer(j->r), *p = j->r->path;
+    if (opt_needs_losses(j->opt)) return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): rules that learn from losses run on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->stages);
+    if (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN))
+        return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): its curvature probe runs on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->stages);
+    if (j->r->checkpoint.memory_every) return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with parallel.pipeline = %d (%s): snapshots of a pipeline go to disk; set checkpoint.memory_every = 0", j->r->checkpoint.memory_every, j->stages, p);
+    if (j->r->memory.offload) return tr_fail(TR_EINPUT, "memory.offload = disk with parallel.pipeline = %d (%s): a stage's micro-batches stay in memory; set memory.offload = none or memory.recompute = block", j->stages, p);
+    return TR_OK;
+}
+
 int job_training(struct job *j)
 {
     const struct recipe *r = j->r;
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed,
                                .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr, .leaves = state_leaves, .self = j };
     size_t n = (size_t)j->net->n_params;
-    TR_TRY(tr_calloc(&j->first, n, ((size_t)j->comm->size + 1) * sizeof *j->first));
-    TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)j->comm->size + 1) * sizeof *j->low_first));
+    TR_TRY(tr_calloc(&j->first, n, ((size_t)job_sharers(j)->size + 1) * sizeof *j->first));
+    TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)job_sharers(j)->size + 1) * sizeof *j->low_first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
     TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + UPDATE_SUMS, sizeof *j->figures));
-    if (j->comm->size > 1 && r->parallel.zero > 0) {
+    if (job_sharers(j)->size > 1 && r->parallel.zero > 0) {
         setup.comm = j->comm;
         setup.deal = deal_state;
     } else TR_TRY(deal_rows(j));
+    if (j->stages > 1) {
+        setup.comm = j->comm;
+        setup.deal = deal_stages;
+    }
     if (r->memory.offload == RECIPE_OFFLOAD_DISK) {
         const char *folder = r->memory.offload_dir[0] ? r->memory.offload_dir : r->run.dir;
         TR_TRY(tr_spill_open(&j->state_file, folder));
@@ -279,11 +326,13 @@ int job_training(struct job *j)
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     if (opt_needs(j->opt) != OPT_GRADIENT && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
+    if (j->stages > 1) TR_TRY(check_stages(j));
     TR_TRY(capture(j));
     if (j->values) TR_TRY(fill_weights(j));
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
-    return job_feed(j, tokens);
+    TR_TRY(job_feed(j, tokens));
+    return j->stages > 1 ? pipeline_new(&j->pipe, j) : TR_OK;
 }
 
 struct tr_spill_counts job_disk(const struct job *j)
@@ -354,6 +403,8 @@ void job_forget_files(struct job *j)
 void job_release(struct job *j)
 {
     ckpt_capture_free(j->capture, j->done);
+    pipeline_free(j->pipe);
+    free(j->held);
     opt_free(j->opt);
     free(j->first);
     free(j->low_first);

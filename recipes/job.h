@@ -10,6 +10,8 @@
 
 enum { UPDATE_PANELS = 8 /* parts of a matrix whose squares are summed apart */, UPDATE_SUMS = 3 };
 
+struct pipeline;
+
 struct job {
     const struct recipe *r;
     struct tr_weights *weights;          /* NULL from scratch */
@@ -33,6 +35,10 @@ struct job {
     struct tr_comm *comm;
     int64_t *first, *low_first;          /* low_first: of one projection at a time */
     struct tr_tensor *sum;
+    /* a pipeline: how many stages (1: none), the ranks' one each; rows that ranks have of each parameter, all or none */
+    int stages;
+    int64_t *held;
+    struct pipeline *pipe;
     size_t dealt_least, dealt_most;      /* bytes of state (at stage 3 with weights) of the ranks with least and most */
     double *figures;                     /* what ranks add up at the end of a step, see update.c */
     bool stop;                           /* this rank was asked to stop */
@@ -42,6 +48,8 @@ struct job {
     uint64_t step, tokens_seen;
 };
 
+/* Those who share a batch: all ranks, or in a pipeline each alone. */
+struct tr_comm *job_sharers(const struct job *j);
 /* Opens the model files and resolves shape and types; nothing large is allocated. */
 int job_open(struct job *j, const struct recipe *r);
 /* Tokenizer when text is involved; required = an error when there is none. */

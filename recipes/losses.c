@@ -22,7 +22,7 @@ static int loss_of_batch(void *self, double *out)
     for (int64_t round = 0; round < j->rounds; round++) {
         int64_t tokens = 0;
         double *loss = &losses[round * j->comm->size + j->comm->rank];
-        if (again) TR_TRY(step_feed(j, &tokens));
+        if (again) TR_TRY(step_feed(j, &j->feed, &tokens));
         k->tokens += tokens;
         tr_tape_begin(j->tape, false, TR_KEEP);
         TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, loss));

@@ -2,7 +2,7 @@
 #include "libtrain/base/buf.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
-#include "recipes/update.h"
+#include "recipes/pipeline.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 int step_blame(struct job *j, int64_t step, double loss)
 {
     int layer = -1;
-    if (j->net->sharded) /* the others are not here to bring weights in */
+    if (j->net->sharded || j->stages > 1) /* the others are not here to bring weights in */
         return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", rank %d): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, j->comm->rank);
     tr_tape_begin(j->tape, false, TR_KEEP);
     if (tr_net_first_bad(j->net, j->tape, &j->feed, &layer) != TR_OK) layer = -1;
@@ -24,44 +24,53 @@ int step_blame(struct job *j, int64_t step, double loss)
     return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", %s): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, where);
 }
 
-int step_feed(struct job *j, int64_t *tokens)
+int step_feed(struct job *j, struct tr_feed *feed, int64_t *tokens)
 {
     const struct tr_batch *b;
+    const struct tr_comm *c = job_sharers(j);
     enum tr_part part = tr_part_enter(TR_PART_DATA);
-    tr_loader_skip(j->loader, j->comm->rank * j->micro_batch);
+    tr_loader_skip(j->loader, c->rank * j->micro_batch);
     TR_TRY(tr_loader_next(j->loader, j->micro_batch, &b));
-    tr_loader_skip(j->loader, (j->comm->size - 1 - j->comm->rank) * j->micro_batch);
-    TR_TRY(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
+    tr_loader_skip(j->loader, (c->size - 1 - c->rank) * j->micro_batch);
+    TR_TRY(tr_feed_set(feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
     *tokens = b->n;
     tr_part_enter(part);
+    return TR_OK;
+}
+
+/* This rank's micro-batches, one after another. */
+static int run_rounds(struct job *j, struct update *u, int64_t counted, double *losses, double *tokens)
+{
+    struct tr_sink sink = { u, update_gradient };
+    for (; u->round < j->rounds; u->round++) {
+        int64_t fed;
+        TR_TRY(step_feed(j, &j->feed, &fed));
+        if (u->round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, u->step)) /* a forecast's first step has it, too */
+            TR_TRY(job_probe_hessian(j, u->step));
+        double *loss = &losses[u->round * j->comm->size + j->comm->rank];
+        tr_tape_begin(j->tape, true, j->recompute);
+        /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
+        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, loss));
+        if (!isfinite(*loss)) return step_blame(j, u->step, *loss);
+        *tokens += (double)fed;
+        TR_TRY(tr_backward(j->tape, &sink, update_keeps(j)));
+    }
     return TR_OK;
 }
 
 int job_step(struct job *j, struct step_result *out)
 {
     if (opt_needs(j->opt) != OPT_GRADIENT) return job_step_by_losses(j, out);
-    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), tokens = 0, fed, step = (int64_t)j->step + 1;
+    int64_t counted = tr_loader_peek_counted(j->loader, j->batch), step = (int64_t)j->step + 1;
     struct update u = { .j = j, .lr = job_lr(j->r, j->steps, (int64_t)j->step), .scale = 1, .step = step };
-    struct tr_sink sink = { &u, update_gradient };
-    double total = 0, norm, *losses = update_losses(j), *sums = losses + j->micro_batches;
+    double total = 0, norm, tokens = 0, *losses = update_losses(j), *sums = losses + j->micro_batches;
     memset(losses, 0, (size_t)j->micro_batches * sizeof *losses);
     memset(j->figures, 0, (size_t)(UPDATE_PANELS * j->net->n_params) * sizeof *j->figures);
     j->comm->doing = "a step";
     TR_TRY(opt_begin(j->opt, step));
     if (opt_needs_losses(j->opt)) TR_TRY(job_move_by_losses(j));
-    for (; u.round < j->rounds; u.round++) {
-        TR_TRY(step_feed(j, &fed));
-        if (u.round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, step)) /* a forecast's first step has it, too */
-            TR_TRY(job_probe_hessian(j, step));
-        double *loss = &losses[u.round * j->comm->size + j->comm->rank];
-        tr_tape_begin(j->tape, true, j->recompute);
-        /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
-        TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, loss));
-        if (!isfinite(*loss)) return step_blame(j, step, *loss);
-        tokens += fed;
-        TR_TRY(tr_backward(j->tape, &sink, update_keeps(j)));
-    }
-    sums[0] = (double)tokens;
+    TR_TRY(j->stages > 1 ? pipeline_step(j, &u, counted, losses, &tokens) : run_rounds(j, &u, counted, losses, &tokens));
+    sums[0] = tokens;
     sums[1] = j->stop;
     TR_TRY(update_finish(&u, &norm));
     for (int64_t m = 0; m < j->micro_batches; m++) total += losses[m];
@@ -84,22 +93,26 @@ int job_evaluate(struct job *j, double *loss, int64_t *counted)
     int rc = TR_OK;
     TR_TRY(tr_calloc(&sums, (size_t)n + 1, sizeof *sums));
     j->comm->doing = "evaluation";
-    for (int64_t first = 0; first < n; first += j->comm->size) {
+    const struct tr_comm *c = job_sharers(j);
+    for (int64_t first = 0; first < n; first += c->size) {
         const struct tr_batch *b;
         double unused;
-        bool counts = first + j->comm->rank < n;
-        int64_t m = counts ? first + j->comm->rank : n - 1; /* a rank with none is there to bring weights in at stage 3 */
+        bool counts = first + c->rank < n;
+        int64_t m = counts ? first + c->rank : n - 1; /* a rank with none is there to bring weights in at stage 3 */
         int64_t begin = m * j->micro_batch, take = all - begin < j->micro_batch ? all - begin : j->micro_batch;
-        int64_t end = (first + j->comm->size) * j->micro_batch < all ? (first + j->comm->size) * j->micro_batch : all;
+        int64_t end = (first + c->size) * j->micro_batch < all ? (first + c->size) * j->micro_batch : all;
         tr_loader_skip(l, begin - first * j->micro_batch);
         TR_GO(tr_loader_next(l, take, &b));
         tr_loader_skip(l, end - begin - take);
         if (!counts && !j->net->sharded) continue;
         TR_GO(tr_feed_set(&j->feed, j->net, b->n, b->ids, b->targets, b->start, b->pos, b->seq, b->n_seqs));
-        tr_tape_begin(j->tape, false, TR_KEEP);
-        TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, counts ? &sums[m] : &unused));
-        tr_tape_clear(j->tape);
-        if (counts) sums[n] += (double)j->feed.n_counted;
+        if (j->stages > 1) TR_GO(pipeline_loss(j, &j->feed, &sums[m]));
+        else {
+            tr_tape_begin(j->tape, false, TR_KEEP);
+            TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, counts ? &sums[m] : &unused));
+            tr_tape_clear(j->tape);
+        }
+        if (counts && (j->stages == 1 || j->comm->rank == 0)) sums[n] += (double)j->feed.n_counted;
     }
     TR_GO(tr_comm_sum(j->comm, sums, (size_t)n + 1));
     for (int64_t m = 0; m < n; m++) total += sums[m];

@@ -1,11 +1,11 @@
-#include "recipes/update.h"
+#include "recipes/pipeline.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/kernel.h"
 #include <inttypes.h>
 #include <math.h>
 
-static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (j->comm->size + 1); }
+static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (job_sharers(j)->size + 1); }
 
 /* What is added up for a parameter in this step: its gradient, or a projection of it; and who adds which rows. */
 struct summed { bool low; int ndim; int64_t dim[2], rows; const int64_t *first; };
@@ -14,9 +14,9 @@ static struct summed summed_of(const struct update *u, const struct tr_param *p)
 {
     struct job *j = u->j;
     struct summed s = { .ndim = p->value.ndim, .dim = { p->value.dim[0], p->value.dim[1] }, .rows = tr_rows(&p->value), .first = rows_of_ranks(j, p) };
-    if (!opt_low_shape(j->opt, p, u->step, s.dim)) return s;
+    if (pipeline_joins(j, p) || !opt_low_shape(j->opt, p, u->step, s.dim)) return s;
     /* At stage 0 evenly to ranks, else whole to the one that has the state. */
-    for (int r = 0; r <= j->comm->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / j->comm->size : s.first[r] ? s.dim[0] : 0;
+    for (int r = 0; r <= job_sharers(j)->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / job_sharers(j)->size : s.first[r] ? s.dim[0] : 0;
     s.low = true;
     s.rows = s.dim[0];
     s.first = j->low_first;
@@ -25,14 +25,14 @@ static struct summed summed_of(const struct update *u, const struct tr_param *p)
 
 double *update_losses(struct job *j) { return j->figures + UPDATE_PANELS * j->net->n_params; }
 
-bool update_keeps(const struct job *j) { return j->comm->size == 1 && j->rounds == 1 && !j->fused; }
+bool update_keeps(const struct job *j) { return j->stages == 1 && job_sharers(j)->size == 1 && j->rounds == 1 && !j->fused; }
 
 /* Squares of this rank's rows, by panels that do not depend on the ranks (1, 2, 4 or 8 of them). */
 static int measure(struct update *u, const struct tr_param *p, const struct summed *s, const struct tr_tensor *own)
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    int64_t rows = s->rows, begin = s->first[j->comm->rank], end = s->first[j->comm->rank + 1];
+    int64_t rows = s->rows, begin = s->first[job_sharers(j)->rank], end = s->first[job_sharers(j)->rank + 1];
     for (int k = 0; k < UPDATE_PANELS; k++) {
         int64_t a = rows / UPDATE_PANELS * k + rows % UPDATE_PANELS * k / UPDATE_PANELS;
         int64_t b = rows / UPDATE_PANELS * (k + 1) + rows % UPDATE_PANELS * (k + 1) / UPDATE_PANELS;
@@ -63,11 +63,11 @@ static int update_everywhere(struct update *u, struct tr_param *p, const struct 
     int rc;
     if (!whole) {
         TR_TRY(tr_tensor_arena(&all, TR_GRADIENTS, TR_F32, s->ndim, s->dim, 0));
-        struct tr_tensor mine = tr_comm_rows(&all, first[j->comm->rank], first[j->comm->rank + 1] - first[j->comm->rank]);
+        struct tr_tensor mine = tr_comm_rows(&all, first[job_sharers(j)->rank], first[job_sharers(j)->rank + 1] - first[job_sharers(j)->rank]);
         if (own->data) tr_kernels()->copy(&mine, own);
         whole = &all;
     }
-    TR_GO(tr_comm_gather_rows(j->comm, whole, NULL, first));
+    TR_GO(tr_comm_gather_rows(job_sharers(j), whole, NULL, first));
     rc = update_one(u, p, s, whole);
 done:
     tr_tensor_release(&all);
@@ -79,31 +79,31 @@ static int apply(struct update *u, struct tr_param *p, const struct summed *s, s
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    bool any = s->first[j->comm->rank + 1] > s->first[j->comm->rank];
+    bool any = s->first[job_sharers(j)->rank + 1] > s->first[job_sharers(j)->rank];
     ckpt_capture_gate(j->capture, p->index);
     if (u->scale != 1 && any) tr_kernels()->scale(own, (float)u->scale);
-    if (j->comm->size == 1) return update_one(u, p, s, own);
+    if (job_sharers(j)->size == 1) return update_one(u, p, s, own);
     if (j->r->parallel.zero == 0) return update_everywhere(u, p, s, own, whole);
     if (any) TR_TRY(update_one(u, p, s, own));
     TR_TRY(opt_share_low(j->opt, p, u->step));
-    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(j->comm, &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
+    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(job_sharers(j), &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
 }
 
 /* g: this rank's gradient of a micro-batch, or its projection; may be overwritten. */
 static int take(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *g)
 {
     struct job *j = u->j;
-    int64_t begin = s->first[j->comm->rank], n = s->first[j->comm->rank + 1] - begin;
+    int64_t begin = s->first[job_sharers(j)->rank], n = s->first[job_sharers(j)->rank + 1] - begin;
     struct tr_tensor *sum = &j->sum[p->index], own = tr_comm_rows(g, begin, n);
     if (j->fused) {
-        TR_TRY(tr_comm_reduce_rows(j->comm, &own, g, s->first, false));
+        TR_TRY(tr_comm_reduce_rows(job_sharers(j), &own, g, s->first, false));
         TR_TRY(measure(u, p, s, &own));
         return apply(u, p, s, &own, g);
     }
     if (!sum->data && n > 0)
         TR_TRY(tr_tensor_arena(sum, TR_GRADIENTS, TR_F32, own.ndim, own.dim, 0));
-    TR_TRY(tr_comm_reduce_rows(j->comm, sum, g, s->first, u->round > 0));
-    return u->round == j->rounds - 1 ? measure(u, p, s, sum) : TR_OK;
+    TR_TRY(tr_comm_reduce_rows(job_sharers(j), sum, g, s->first, u->round > 0));
+    return u->round == j->rounds - 1 && !pipeline_joins(j, p) ? measure(u, p, s, sum) : TR_OK;
 }
 
 int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad)
@@ -155,11 +155,25 @@ static int apply_sums(struct update *u)
     for (int64_t i = 0; i < j->net->n_params; i++) {
         struct tr_param *p = &j->net->param[i];
         if (!p->trainable || p->frozen) continue;
-        struct summed s = summed_of(u, p);
-        TR_TRY(apply(u, p, &s, &j->sum[i], NULL));
-        tr_tensor_release(&j->sum[i]);
+        if (!p->elsewhere) {
+            struct summed s = summed_of(u, p);
+            TR_TRY(apply(u, p, &s, &j->sum[i], NULL));
+            tr_tensor_release(&j->sum[i]);
+        }
+        if (pipeline_joins(j, p)) TR_TRY(pipeline_spread(j, p));
     }
     return TR_OK;
+}
+
+/* What two stages have of a gradient is added before the norm is known. */
+static int join_stages(struct update *u)
+{
+    struct job *j = u->j;
+    struct tr_param *p = &j->net->param[0];
+    if (!pipeline_joins(j, p)) return TR_OK;
+    TR_TRY(pipeline_join(j, &j->sum[0]));
+    struct summed s = summed_of(u, p);
+    return p->elsewhere ? TR_OK : measure(u, p, &s, &j->sum[0]);
 }
 
 int update_finish(struct update *u, double *norm)
@@ -168,6 +182,7 @@ int update_finish(struct update *u, double *norm)
     double squares = 0;
     int64_t n = UPDATE_PANELS * j->net->n_params;
     if (update_keeps(j)) TR_TRY(tr_net_weights(j->net, measure_kept, u));
+    TR_TRY(join_stages(u));
     double *disk = update_losses(j) + j->micro_batches + UPDATE_SUMS - 1;
     ckpt_capture_settle(j->capture);
     *disk = ckpt_capture_say(j->capture);

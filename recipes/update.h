@@ -11,8 +11,8 @@
 #define RECIPE_UPDATE_H
 #include "recipes/job.h"
 
-/* Feeds this rank's next micro-batch; all ranks walk over all of them. */
-int step_feed(struct job *j, int64_t *tokens);
+/* Feeds this rank's next micro-batch into `feed`; all ranks walk over all of them. */
+int step_feed(struct job *j, struct tr_feed *feed, int64_t *tokens);
 /* Where a loss that is not finite arose, as an error: the first layer whose output is not finite, by running forward again. */
 int step_blame(struct job *j, int64_t step, double loss);
 

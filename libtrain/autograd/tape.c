@@ -7,6 +7,8 @@ struct tr_tape {
     struct tr_node *node;
     size_t n, cap;
     struct tr_value *values, *spare;     /* alive; structs to use again */
+    struct tr_weight **used;             /* by this micro-batch, once for each use */
+    size_t n_used, cap_used;
     bool record, count;                  /* count: uses of weights are being counted (not while a block runs again) */
     enum tr_recompute policy;
     const struct tr_sink *sink;
@@ -25,6 +27,7 @@ void tr_tape_free(struct tr_tape *t)
     if (!t) return;
     tr_tape_clear(t);
     for (struct tr_value *v; (v = t->spare) != NULL; free(v)) t->spare = v->next;
+    free(t->used);
     free(t->node);
     free(t);
 }
@@ -103,7 +106,7 @@ void tr_tape_clear(struct tr_tape *t)
         v->next = t->spare;
         t->spare = v;
     }
-    t->n = 0;
+    t->n = t->n_used = 0;
     if (t->resident) t->resident->leave(t->resident->self);
 }
 
@@ -180,11 +183,14 @@ int tr_record(struct tr_tape *t, struct tr_node **n, const struct tr_op *op, str
     return TR_OK;
 }
 
-void tr_use(struct tr_tape *t, struct tr_node *n, int slot, struct tr_weight *w)
+int tr_use(struct tr_tape *t, struct tr_node *n, int slot, struct tr_weight *w)
 {
-    if (!w) return;
-    if (t->count) w->pending++;
+    if (!w) return TR_OK;
     if (n) n->w[slot] = w;
+    if (!t->count) return TR_OK;
+    TR_TRY(tr_grow(&t->used, t->n_used, &t->cap_used, sizeof(struct tr_weight *)));
+    t->used[t->n_used++] = w;
+    return TR_OK;
 }
 
 void tr_input(struct tr_node *n, int slot, struct tr_value *v, bool save)
@@ -291,7 +297,7 @@ static int walk(struct tr_tape *t, size_t down_to)
     return TR_OK;
 }
 
-int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads)
+int tr_backward_part(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads, struct tr_value *in, struct tr_tensor *din)
 {
     t->sink = sink;
     t->keep_grads = keep_grads;
@@ -299,11 +305,20 @@ int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads)
     int rc = tr_tape_settle(t);
     t->count = false;
     t->block = -1;
+    for (size_t i = 0; i < t->n_used; i++) t->used[i]->pending = 0; /* other micro-batches may be under way on their own tapes */
+    for (size_t i = 0; i < t->n_used; i++) t->used[i]->pending++;
     if (rc == TR_OK) rc = walk(t, 0);
+    if (rc == TR_OK && in && in->grad) { /* handed on: the tape forgets it */
+        rc = tr_grad_own(in);
+        *din = in->grad->t;
+        in->grad->t = (struct tr_tensor){ 0 };
+    }
     tr_tape_clear(t);
     tr_part_enter(part);
     return rc;
 }
+
+int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads) { return tr_backward_part(t, sink, keep_grads, NULL, NULL); }
 
 /* ---- gradients of weights */
 

@@ -41,7 +41,7 @@ struct tr_weight {
     struct tr_param *param[3];
     int n;
     struct tr_tensor grad;        /* f32 in the arena, rows maybe padded; lives from its first to its last contribution */
-    int pending;                  /* uses whose contribution is still to come */
+    int pending;                  /* in backward: uses whose contribution is still to come */
 };
 
 /* Who receives finished gradients: `grad` is f32, shaped like p->value (rows maybe padded), and may be overwritten. */
@@ -74,6 +74,10 @@ void tr_tape_record(struct tr_tape *t, bool record);
 /* Walks back over everything recorded. keep_grads: finished gradients stay alive in their weights (clipping, or more
  * micro-batches to come) and the sink, which may be NULL, is not called; else each goes to the sink and is freed. */
 int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads);
+/* The same for a part of the network: the gradient of its last value is there already (tr_grad_into); *din = that of `in`, its
+ * first (NULL: none is asked for), in the arena and the caller's. Several tapes may hold micro-batches of one network, whose
+ * gradients come with each backward. */
+int tr_backward_part(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads, struct tr_value *in, struct tr_tensor *din);
 /* Frees every value and node (after an error too). Gradients kept in weights stay. */
 void tr_tape_clear(struct tr_tape *t);
 /* The last block is behind: what is being written is waited for and freed. */
@@ -115,7 +119,7 @@ struct tr_node {
 int tr_value_new(struct tr_tape *t, struct tr_value **out, enum tr_dtype dtype, int ndim, const int64_t *dim);
 /* A node, or NULL in *n while the tape does not record. Weights are counted as used either way. */
 int tr_record(struct tr_tape *t, struct tr_node **n, const struct tr_op *op, struct tr_value *out);
-void tr_use(struct tr_tape *t, struct tr_node *n, int slot, struct tr_weight *w);
+int tr_use(struct tr_tape *t, struct tr_node *n, int slot, struct tr_weight *w);
 /* in[slot] = v; save: its tensor is needed by backward. */
 void tr_input(struct tr_node *n, int slot, struct tr_value *v, bool save);
 void tr_save_out(struct tr_node *n);

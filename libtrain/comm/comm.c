@@ -21,8 +21,10 @@ static int alone_move(struct tr_comm *c, const void *in, const size_t *in_n, voi
 
 static int alone_gather(struct tr_comm *c, const void *in, void *out, const size_t *n) { return alone_move(c, in, n, out, n); }
 static int alone_barrier(struct tr_comm *c) { return TR_OK; }
+static int alone_send(struct tr_comm *c, const void *in, size_t n, int to) { return tr_fail(TR_EFAIL, "one rank alone has nobody to send to; this is a defect of the program"); }
+static int alone_receive(struct tr_comm *c, void *out, size_t n, int from) { return alone_send(c, out, n, from); }
 
-static const struct tr_comm_kind alone_kind = { "one rank", alone_move, alone_gather, alone_barrier };
+static const struct tr_comm_kind alone_kind = { "one rank", alone_move, alone_gather, alone_barrier, alone_send, alone_receive };
 static struct tr_comm alone = { .kind = &alone_kind, .size = 1, .local = 1, .doing = "" };
 
 struct tr_comm *tr_comm_alone(void) { return &alone; }
@@ -161,6 +163,49 @@ done:
         rc = tr_comm_gather_rows(c, &parts[i], own ? &own_parts[i] : NULL, first);
     }
     return rc;
+}
+
+/* ---- between two ranks */
+
+/* In pieces, so that the host's buffer stays small. */
+static int pass_on(struct tr_comm *c, struct tr_tensor *t, int peer, bool send)
+{
+    int64_t rows = tr_rows(t), row = tr_cols(t) * (int64_t)tr_dtype_size(t->dtype), each = TOGETHER / (row ? row : 1);
+    void *host;
+    if (each < 1) each = 1;
+    if (each > rows) each = rows;
+    if (send) c->moved += (uint64_t)(rows * row) * (uint64_t)c->size; /* moved is of all ranks; the others are taken to send as much */
+    if (!rows || !row) return TR_OK;
+    TR_TRY(tr_arena_alloc(&host, (size_t)(each * row), TR_COMMUNICATION));
+    int rc = TR_OK;
+    for (int64_t at = 0; at < rows && rc == TR_OK && !tr_mem_is_dry(); at += each) {
+        int64_t n = rows - at < each ? rows - at : each;
+        struct tr_tensor part = tr_comm_rows(t, at, n);
+        if (send) tr_tensor_read(&part, host);
+        rc = send ? c->kind->send(c, host, (size_t)(n * row), peer) : c->kind->receive(c, host, (size_t)(n * row), peer);
+        if (rc == TR_OK && !send) tr_tensor_write(&part, host);
+    }
+    tr_arena_free(host, TR_COMMUNICATION);
+    return rc;
+}
+
+int tr_comm_send(struct tr_comm *c, const struct tr_tensor *t, int to)
+{
+    struct tr_tensor view = *t;
+    struct tr_tensor part[TR_QUANT_PARTS];
+    int n = tr_quant_views(t, part);
+    TR_TRY(pass_on(c, &view, to, true));
+    for (int i = 0; i < n; i++) TR_TRY(pass_on(c, &part[i], to, true));
+    return TR_OK;
+}
+
+int tr_comm_receive(struct tr_comm *c, struct tr_tensor *t, int from)
+{
+    struct tr_tensor part[TR_QUANT_PARTS];
+    int n = tr_quant_views(t, part);
+    TR_TRY(pass_on(c, t, from, false));
+    for (int i = 0; i < n; i++) TR_TRY(pass_on(c, &part[i], from, false));
+    return TR_OK;
 }
 
 /* ---- small ones */

@@ -1,7 +1,7 @@
 /* Ranks that work on one model, and how bytes move between them.
  *
- * One interface, several forms: one rank alone (here), MPI (parallel/mpi.c). Every call is collective: all ranks make it in
- * the same order with the same shapes. Callers hand over tensors and never see where their bytes lie; a form moves host
+ * One interface, several forms: one rank alone (here), MPI (parallel/mpi.c). Every call but send and receive is collective: all
+ * ranks make it in the same order with the same shapes. Callers hand over tensors and never see where their bytes lie; a form moves host
  * memory. Sums are taken in the order of ranks from parts that were sent whole, so their bits depend on the parts alone.
  *
  * Nothing waits for ever: a rank that does not come ends the others after `timeout` seconds with a line that names it, and
@@ -18,6 +18,9 @@ struct tr_comm_kind {
     int (*all_to_all)(struct tr_comm *c, const void *in, const size_t *in_n, void *out, const size_t *out_n);
     int (*all_gather)(struct tr_comm *c, const void *in, void *out, const size_t *n);   /* in: n[rank] bytes */
     int (*barrier)(struct tr_comm *c);
+    /* Between two ranks; what one sends the other receives, in order. Neither returns before the message is through. */
+    int (*send)(struct tr_comm *c, const void *in, size_t n, int to);
+    int (*receive)(struct tr_comm *c, void *out, size_t n, int from);
 };
 
 struct tr_comm {
@@ -49,6 +52,9 @@ int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root);
 /* all[r * n + i] = x[i] of rank r. */
 int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all);
 int tr_comm_barrier(struct tr_comm *c);
+/* The bytes of a dense tensor to another rank; there into one of the same type and shape. */
+int tr_comm_send(struct tr_comm *c, const struct tr_tensor *t, int to);
+int tr_comm_receive(struct tr_comm *c, struct tr_tensor *t, int from);
 
 /* Rows [begin, begin + n) of any tensor; a vector is one row. */
 struct tr_tensor tr_comm_rows(const struct tr_tensor *t, int64_t begin, int64_t n);

@@ -4,6 +4,7 @@
 #include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,8 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     enum tr_dtype dtype = cols == 0 && net->dtype == TR_INT8 ? TR_BF16 : net->dtype;
     int ndim = cols ? 2 : 1;
     const int64_t dim[] = { rows, cols };
-    if (net->sharded) {
+    bool here = layer >= net->from && layer < net->to, copy = role == TR_EMBEDDING && net->shape.tied && block == 0 && net->to == net->n_layers && net->from > 0 && net->n_storage == 1;
+    if (net->sharded || (!here && !copy)) {
         *store = tr_tensor_view(NULL, dtype, ndim, dim);
         if (dtype == TR_INT8) store->quant.group = TR_QUANT_GROUP;
     } else TR_TRY(tr_tensor_new(store, TR_WEIGHTS, dtype, ndim, dim));
@@ -31,7 +33,7 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     int64_t at = 0;
     for (int i = 0; part[i].rows; i++, at += part[i - 1].rows) {
         struct tr_param *p = &net->param[net->n_params];
-        *p = (struct tr_param){ .role = role, .layer = layer, .index = (int)net->n_params++, .file_transposed = file_transposed, .trainable = true };
+        *p = (struct tr_param){ .role = role, .layer = layer, .index = (int)net->n_params++, .file_transposed = file_transposed, .trainable = true, .elsewhere = !here };
         char name[sizeof p->name];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" /* names come from the tables below, not from outside */
@@ -152,7 +154,15 @@ int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype 
     return tr_net_new_sharded(out, shape, dtype, compute, positions, (struct tr_shards){ 0 });
 }
 
-int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
+/* What this rank has of a parameter: all or none of its rows. */
+static void own_all(struct tr_param *p)
+{
+    p->shard = p->value;
+    p->shard.owner = 0;
+    if (p->elsewhere) p->shard.dim[0] = 0;
+}
+
+static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, int from, int to, bool sharded, struct tr_shards shards)
 {
     TR_TRY(tr_shape_check(shape, "model"));
     struct tr_net *net;
@@ -162,21 +172,34 @@ int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum t
     net->dtype = dtype;
     net->compute = compute;
     net->shards = shards;
-    net->sharded = shards.gather != NULL;
+    net->sharded = sharded;
     net->resident = (struct tr_resident){ net, tr_shard_need, tr_shard_leave };
     net->attention = (struct tr_attention){ shape->heads, shape->kv_heads, shape->head_dim, (float)(1 / sqrt((double)shape->head_dim)) };
     net->n_layers = (int)shape->layers + 2;
+    net->from = from;
+    net->to = to < net->n_layers ? to : net->n_layers;
     TR_GO(tr_calloc(&net->layer, (size_t)net->n_layers, sizeof *net->layer));
     enum { MOST = 16 };   /* parameters a layer */
     TR_GO(tr_calloc(&net->param, (size_t)net->n_layers * MOST, sizeof *net->param));
     TR_GO(tr_calloc(&net->storage, (size_t)net->n_layers * MOST, sizeof *net->storage));
     TR_GO(build_layers(net));
     TR_GO(build_rope(net, positions > shape->context ? positions : shape->context));
+    for (int64_t i = 0; i < net->n_params && shards.gather && !sharded; i++) own_all(&net->param[i]);
     *out = net;
     return TR_OK;
 done:
     tr_net_free(net);
     return rc;
+}
+
+int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
+{
+    return build(out, shape, dtype, compute, positions, 0, INT_MAX, shards.gather != NULL, shards);
+}
+
+int tr_net_new_stage(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, int from, int to, struct tr_shards shards)
+{
+    return build(out, shape, dtype, compute, positions, from, to, false, shards);
 }
 
 void tr_net_free(struct tr_net *net)
@@ -186,7 +209,6 @@ void tr_net_free(struct tr_net *net)
     for (int64_t i = 0; i < net->n_params; i++) tr_tensor_release(&net->param[i].shard);
     for (int64_t i = 0; i < net->n_storage; i++) tr_tensor_release(&net->storage[i]);
     tr_tensor_release(&net->rope_PD);
-    free(net->pass);
     free(net->storage);
     free(net->param);
     free(net->layer);
@@ -223,7 +245,7 @@ int tr_net_visit(struct tr_net *net, struct tr_visitor *v)
     for (int64_t i = 0; i < net->n_params; i++) {
         char name[128];
         snprintf(name, sizeof name, "param/%s", net->param[i].name);
-        TR_TRY(net->sharded ? tr_shard_visit(net, &net->param[i], v, name) : v->tensor(v->self, name, &net->param[i].value));
+        TR_TRY(net->shards.gather ? tr_shard_visit(net, &net->param[i], v, name) : v->tensor(v->self, name, &net->param[i].value));
     }
     return TR_OK;
 }
@@ -270,6 +292,7 @@ static int fill_params(struct tr_net *net, row_source source, void *self, const 
     for (int64_t i = 0; i < net->n_params && rc == TR_OK; i++) {
         struct tr_param *p = &net->param[i];
         struct tr_tensor *to = net->sharded ? &p->shard : &p->value; /* of shared weights this rank's rows */
+        if (!net->sharded && !p->value.data) continue; /* of another stage */
         int64_t cols = tr_cols(&p->value), total = tr_count(to) / cols, step = most / cols;
         if (net->n_params > 50 && i % 16 == 0) tr_progress(false, "%s %" PRId64 "/%" PRId64, doing, i, net->n_params);
         for (int64_t r = 0; r < total && rc == TR_OK; r += step) {

@@ -71,7 +71,9 @@ int tr_shard_visit(struct tr_net *net, struct tr_param *p, struct tr_visitor *v,
     int rc;
     TR_GO(net->shards.gather(net->shards.self, p, &whole));
     TR_GO(v->tensor(v->self, name, &whole));
-    if (v->only_reads || !tr_count(&p->shard)) goto done;
+    if (v->only_reads) goto done;
+    if (p->elsewhere && p->value.data) TR_GO(tr_tensor_copy(&p->value, &whole)); /* a copy */
+    if (!tr_count(&p->shard)) goto done;
     struct tr_tensor mine = whole.ndim > 1 ? tr_rows_view(&whole, p->shard_begin, tr_rows(&p->shard)) : whole;
     rc = tr_tensor_copy(&p->shard, &mine);
 done:

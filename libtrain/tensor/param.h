@@ -17,6 +17,7 @@ struct tr_param {
     struct tr_tensor shard;
     int64_t shard_begin;
     bool file_transposed;     /* files hold [C,O] (GPT-2's Conv1D): transposed at the boundary */
+    bool elsewhere;           /* another stage of the pipeline has it: value is a shape, or a copy (a tied embedding beside the head) */
     bool trainable;
     bool frozen;              /* not in this step: its turn is over or still to come, or it learns from losses */
     int pending;              /* uses on the tape whose gradient is still to come */

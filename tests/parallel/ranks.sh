@@ -4,38 +4,7 @@
 #   ranks.sh TRAIN      Without mpirun it says so and passes over everything.
 set -uo pipefail
 train=$(realpath "$1")
-command -v mpirun >/dev/null || { echo "mpirun is not there: runs of several ranks are not tested"; exit 77; }
-work=$(mktemp -d "${TMPDIR:-/tmp}/train-ranks-XXXXXX")
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0   # MPI itself leaks
-good=0 bad=0
-pass() { good=$((good + 1)); echo "[       OK ] $1"; }
-flunk() {
-    bad=$((bad + 1))
-    echo "[  FAILED  ] ${1// /_}"
-    echo "ERROR: $1: $2"
-    [ -s err ] && grep -v '^--' err | tail -n 4 | sed 's/^/    /'
-}
-expect() { if [ "$2" = "$3" ]; then pass "$1"; else flunk "$1" "$2, not $3"; fi; }
-
-as_root=()
-[ "$(id -u)" = 0 ] && as_root=(--allow-run-as-root)
-ranks() { # ranks N ARGUMENTS...
-    local n=$1
-    shift
-    timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n "$n" "$train" "$@" >out 2>err
-}
-losses() { sed -E 's/.*"loss":([^,]*),.*"grad_norm":([^,]*),.*/\1 \2/' "$1/metrics.jsonl"; }
-refused() { # refused NAME CODE PATTERN N ARGUMENTS...: one line of error in all
-    local name=$1 code=$2 pattern=$3 got
-    shift 3
-    ranks "$@"
-    got=$?
-    [ $got = "$code" ] || { flunk "$name" "exit code $got, not $code"; return; }
-    [ "$(grep -c '^train: error: ' err)" = 1 ] || { flunk "$name" "not exactly one line of error"; return; }
-    if grep '^train: error: ' err | grep -qE -- "$pattern"; then pass "$name"; else flunk "$name" "the error does not say '$pattern'"; fi
-}
+. "$(dirname "$0")/lib.sh"
 
 for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
 cat >a.ini <<INI

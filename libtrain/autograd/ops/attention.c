@@ -67,8 +67,8 @@ int tr_qk_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *qkv, str
     struct tr_tensor xv = tr_cols_view(&qkv->t, begin, a->kv_heads * a->head_dim), yv = tr_cols_view(&(*y)->t, begin, a->kv_heads * a->head_dim);
     tr_kernels()->copy(&yv, &xv);
     TR_TRY(tr_record(t, &n, &qk_norm_op, *y));
-    tr_use(t, n, 0, gq);
-    tr_use(t, n, 1, gk);
+    TR_TRY(tr_use(t, n, 0, gq));
+    TR_TRY(tr_use(t, n, 1, gk));
     tr_input(n, QKV, qkv, true);
     tr_input(n, RQ, r[0], true);
     tr_input(n, RK, r[1], true);

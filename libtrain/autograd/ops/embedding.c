@@ -28,8 +28,8 @@ int tr_embedding(struct tr_tape *t, struct tr_value **y_NC, enum tr_dtype dtype,
     tr_kernels()->embed(&(*y_NC)->t, &w_VC->value, ids_N, false);
     if (pos_w) tr_kernels()->embed(&(*y_NC)->t, &pos_w->value, pos_N, true);
     TR_TRY(tr_record(t, &n, &op, *y_NC));
-    tr_use(t, n, 0, w_VC);
-    tr_use(t, n, 1, pos_w);
+    TR_TRY(tr_use(t, n, 0, w_VC));
+    TR_TRY(tr_use(t, n, 1, pos_w));
     if (n) n->arg.ptr[0] = ids_N, n->arg.ptr[1] = pos_N;
     return TR_OK;
 }

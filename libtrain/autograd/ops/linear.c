@@ -32,8 +32,8 @@ int tr_linear(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct
     TR_TRY(tr_gemm_forward(&(*y)->t, &x->t, &w->value, false));
     if (b) tr_kernels()->add_bias(&(*y)->t, &b->value);
     TR_TRY(tr_record(t, &n, &op, *y));
-    tr_use(t, n, 0, w);
-    tr_use(t, n, 1, b);
+    TR_TRY(tr_use(t, n, 0, w));
+    TR_TRY(tr_use(t, n, 1, b));
     tr_input(n, 0, x, !tr_weight_frozen(w));
     return TR_OK;
 }

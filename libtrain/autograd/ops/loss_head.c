@@ -97,7 +97,7 @@ int tr_loss_head(struct tr_tape *t, struct tr_tensor *loss_N, struct tr_value *h
     }
     if (p.dw && p.fresh) tr_kernels()->fill(p.dw, 0); /* no counted token at all */
     TR_TRY(tr_record(t, &n, &op, h_NC));
-    tr_use(t, n, 0, w_VC);
+    TR_TRY(tr_use(t, n, 0, w_VC));
     tr_input(n, H, h_NC, false);
     if (n) tr_input(n, DH, dh, true);
     tr_drop(t, dh);

@@ -34,7 +34,7 @@ int tr_rms_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, stru
     TR_TRY(tr_value_new(t, &r, TR_F32, TR_DIMS(tr_rows(&x->t), 1)));
     tr_kernels()->rms_norm(&(*y)->t, &r->t, &x->t, &g->value, (float)eps);
     TR_TRY(tr_record(t, &n, &rms_op, *y));
-    tr_use(t, n, 0, g);
+    TR_TRY(tr_use(t, n, 0, g));
     tr_input(n, X, x, true);
     tr_input(n, STAT, r, true);
     tr_rebuildable(n);
@@ -74,8 +74,8 @@ int tr_layer_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, st
     TR_TRY(tr_value_new(t, &stat, TR_F32, TR_DIMS(tr_rows(&x->t), 2)));
     tr_kernels()->layer_norm(&(*y)->t, &stat->t, &x->t, &g->value, &b->value, (float)eps);
     TR_TRY(tr_record(t, &n, &layer_op, *y));
-    tr_use(t, n, 0, g);
-    tr_use(t, n, 1, b);
+    TR_TRY(tr_use(t, n, 0, g));
+    TR_TRY(tr_use(t, n, 1, b));
     tr_input(n, X, x, true);
     tr_input(n, STAT, stat, true);
     tr_rebuildable(n);
