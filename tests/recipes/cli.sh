@@ -248,7 +248,7 @@ rm -rf run
 
 slow=(--optimizers adamw,galore,apollo --set train.steps=400 --set train.schedule=constant)
 wait_for() { # wait_for MEMBER LINES: until the member has made so many steps
-    for _ in $(seq 400); do [ "$(wc -l 2>/dev/null <"run/$1/metrics.jsonl")" -ge "$2" ] 2>/dev/null && return 0; sleep 0.05; done
+    for _ in $(seq 1600); do [ "$(wc -l 2>/dev/null <"run/$1/metrics.jsonl")" -ge "$2" ] 2>/dev/null && return 0; sleep 0.05; done
     return 1
 }
 case_ "compare: SIGINT, exit code 75, and on"
