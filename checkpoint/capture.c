@@ -8,9 +8,9 @@
 #include "libtrain/base/mem.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/base/thread.h"
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -478,19 +478,9 @@ static void touch(const struct ckpt_capture *c)
     for (uint64_t i = 0; i < CKPT_SLOTS * p->slot_bytes; i += 4096) (void)at[i];
 }
 
-/* Signals are the main thread's. */
 static int start_thread(struct ckpt_capture *c)
 {
-    sigset_t all, before;
-    pthread_attr_t a;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 256 << 10);
-    int error = pthread_create(&c->thread, &a, work, c);
-    pthread_attr_destroy(&a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error) return tr_fail(TR_EFAIL, "cannot start a thread for checkpoint.memory_every: %s", strerror(error));
+    TR_TRY(tr_thread_start(&c->thread, work, c, "checkpoint.memory_every"));
     c->running = true;
     return TR_OK;
 }

@@ -3,10 +3,10 @@
 #include "libtrain/base/file.h"
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"
+#include "libtrain/base/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,19 +105,9 @@ done:
     return rc;
 }
 
-/* Signals are the main thread's. */
 static int start(struct tr_spill *s)
 {
-    sigset_t all, before;
-    pthread_attr_t a;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 256 << 10);
-    int error = pthread_create(&s->thread, &a, work, s);
-    pthread_attr_destroy(&a);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error) return tr_fail(TR_EFAIL, "cannot start a thread for memory.offload: %s", strerror(error));
+    TR_TRY(tr_thread_start(&s->thread, work, s, "memory.offload"));
     s->running = true;
     return TR_OK;
 }
