@@ -11,18 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int64_t n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
-}
-
 /* The matmul rate on the model's own shapes, weighted by the FLOPs that each has in a step. Each shape keeps the best of
  * its samples: they are taken between the steps, since another process slows matmul and step alike. */
 enum { SHAPES = 5 };
@@ -106,12 +94,12 @@ int recipe_bench(struct recipe *r)
     }
     for (int p = 0; p < TR_PARTS; p++) part[p] /= (double)counted;
     struct tr_ledger l = tr_mem_ledger();
-    double gemm = mean_rate(&gemms), rate = median(rates, counted), flops = 6.0 * (double)tr_shape_matmul_params(&j.shape);
+    double gemm = mean_rate(&gemms), rate = bench_median(rates, counted), flops = 6.0 * (double)tr_shape_matmul_params(&j.shape);
     const struct tr_shape *s = &j.shape;
     double attention = 6.0 * (double)(s->layers * s->heads * s->head_dim) * (double)r->data.sequence; /* causal half of 12 */
     json_t *o = json_object(), *b = json_object();
     json_object_set_new(o, "tokens_per_s", json_real(rate));
-    json_object_set_new(o, "step_s", json_real(median(seconds, counted)));
+    json_object_set_new(o, "step_s", json_real(bench_median(seconds, counted)));
     json_object_set_new(o, "tokens_per_step", json_real(tokens / (double)counted));
     json_object_set_new(o, "flops_per_token", json_real(flops));
     json_object_set_new(o, "attention_flops_per_token", json_real(attention));

@@ -60,7 +60,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *x, int64_t n)
+double bench_median(double *x, int64_t n)
 {
     qsort(x, (size_t)n, sizeof *x, by_value);
     return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
@@ -79,12 +79,12 @@ int bench_snapshots_report(struct bench_snapshots *b, struct job *j, json_t *o)
     json_object_set_new(c, "versions", json_integer(b->n_with));
     json_object_set_new(c, "to_disk_s", json_real(t));
     if (b->n_with) {
-        json_object_set_new(c, "copy_s", json_real(median(b->copy, b->n_with)));
-        json_object_set_new(c, "block_s", json_real(median(b->block, b->n_with)));
+        json_object_set_new(c, "copy_s", json_real(bench_median(b->copy, b->n_with)));
+        json_object_set_new(c, "block_s", json_real(bench_median(b->block, b->n_with)));
         json_object_set_new(c, "block_s_most", json_real(b->block[b->n_with - 1])); /* sorted now */
     }
     if (b->n_with && b->n_without) {
-        double with = median(b->with, b->n_with), without = median(b->without, b->n_without);
+        double with = bench_median(b->with, b->n_with), without = bench_median(b->without, b->n_without);
         json_object_set_new(c, "step_with_s", json_real(with));
         json_object_set_new(c, "step_without_s", json_real(without));
         json_object_set_new(c, "block_share", json_real(b->block[b->n_with / 2] / without));

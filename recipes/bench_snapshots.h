@@ -23,4 +23,7 @@ int bench_snapshots_report(struct bench_snapshots *b, struct job *j, json_t *o);
 /* After job_release. */
 void bench_snapshots_close(struct bench_snapshots *b);
 
+/* The middle of n > 0 numbers, which are sorted. */
+double bench_median(double *x, int64_t n);
+
 #endif
