@@ -4,6 +4,7 @@
 #   hosts.sh TRAIN      Where namespaces are not permitted, or mpirun is missing, it says so and passes over everything.
 set -uo pipefail
 train=$(realpath "$1")
+. "$(dirname "$0")/../support/cases.sh"
 for t in mpirun ip unshare; do command -v $t >/dev/null || { echo "$t is not there: runs across hosts are not tested"; exit 77; }; done
 work=$(mktemp -d "${TMPDIR:-/tmp}/train-hosts-XXXXXX")
 a=train$$a b=train$$b
@@ -25,14 +26,6 @@ shift
 exec ip netns exec $b unshare -u sh -c 'hostname two; exec sh -c "\$0"' "\$*"
 A
 chmod +x agent
-good=0 bad=0
-pass() { good=$((good + 1)); echo "[       OK ] $1"; }
-flunk() {
-    bad=$((bad + 1))
-    echo "[  FAILED  ] ${1// /_}"
-    echo "ERROR: $1: $2"
-    tail -n 4 err | sed 's/^/    /'
-}
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 hosts() { # hosts ARGUMENTS...: of the program on both hosts
     timeout 120 ip netns exec "$a" unshare -u sh -c 'hostname one; exec "$@"' sh \

@@ -1,18 +1,10 @@
 # What tests of several ranks share; sourced. $train is the program; the test goes on in an empty folder that is removed.
+. "$(dirname "${BASH_SOURCE[0]}")/../support/cases.sh"
 command -v mpirun >/dev/null || { echo "mpirun is not there: runs of several ranks are not tested"; exit 77; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/train-ranks-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0   # MPI itself leaks
-good=0 bad=0
-pass() { good=$((good + 1)); echo "[       OK ] $1"; }
-flunk() {
-    bad=$((bad + 1))
-    echo "[  FAILED  ] ${1// /_}"
-    echo "ERROR: $1: $2"
-    [ -s err ] && grep -v '^--' err | tail -n 4 | sed 's/^/    /'
-}
-expect() { if [ "$2" = "$3" ]; then pass "$1"; else flunk "$1" "$2, not $3"; fi; }
 
 as_root=()
 [ "$(id -u)" = 0 ] && as_root=(--allow-run-as-root)

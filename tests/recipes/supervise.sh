@@ -3,19 +3,11 @@
 #   supervise.sh TRAIN
 set -uo pipefail
 train=$(realpath "$1")
+. "$(dirname "$0")/../support/cases.sh"
 work=$(mktemp -d "${TMPDIR:-/tmp}/train-supervise-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
-good=0 bad=0
-pass() { good=$((good + 1)); echo "[       OK ] $1"; }
-flunk() {
-    bad=$((bad + 1))
-    echo "[  FAILED  ] ${1// /_}"
-    echo "ERROR: $1: $2"
-    [ -s err ] && tail -n 6 err | sed 's/^/    /'
-}
-expect() { if [ "$2" = "$3" ]; then pass "$1"; else flunk "$1" "$2, not $3"; fi; }
 
 for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
 cat >a.ini <<INI

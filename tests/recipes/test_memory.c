@@ -1,5 +1,6 @@
 /* checkpoint.memory_every: for every optimizer and layout the same losses as without, the bytes that were foretold, and versions
  * that are the state of their step although the next step was changing it while they were copied. */
+#include "tests/support/recipe.h"
 #include "tests/support/support.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/image.h"
@@ -19,34 +20,8 @@ static const char base[] =
     "[model]\narch = llama\nhidden = 32\nlayers = 2\nheads = 4\nkv_heads = 2\nintermediate = 64\nvocab = 257\ncontext = 64\ntokenizer = bytes\ndtype = f32\n"
     "[data]\nsequence = 48\n[train]\nsteps = 6\nbatch = 4\nlr = 1e-3\nwarmup = 2\nseed = 3\nlog_every = 1000\n[checkpoint]\nevery = 4\nkeep = 5\n[run]\nthreads = 1\n";
 
-static char text_path[512];
+static int load(struct recipe *r, const char *name, const char *const *more) { return test_recipe(r, base, name, more); }
 
-static void setup_files(void)
-{
-    snprintf(text_path, sizeof text_path, "%s/text.txt", test_folder());
-    FILE *f = fopen(text_path, "w");
-    assert_non_null(f);
-    for (int i = 0; i < 400; i++) fprintf(f, "line %d of a text that repeats %d times\n", i % 17, i % 5);
-    fclose(f);
-}
-
-static int load(struct recipe *r, const char *name, const char *const *more)
-{
-    static char path[600], dir[600], train[600];
-    const char *sets[32] = { dir, train };
-    size_t n = 2;
-    snprintf(path, sizeof path, "%s/%s.ini", test_folder(), name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(base, f);
-    fclose(f);
-    snprintf(dir, sizeof dir, "run.dir=%s/%s", test_folder(), name);
-    snprintf(train, sizeof train, "data.train=%s", text_path);
-    for (; more && *more; more++) sets[n++] = *more;
-    return recipe_load(r, path, sets, n);
-}
-
-#define SETS(...) (const char *const[]){ __VA_ARGS__, NULL }
 enum { STEPS = 3 };
 
 static void read_snapshot(struct tr_buf *b, const char *folder, int64_t step)
@@ -183,7 +158,6 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && !strcmp(argv[1], "keep")) return ckpt_keeper_run(argv[2]); /* as the program does */
     tr_log_quiet(true);
-    setup_files();
     const struct CMUnitTest tests[] = { cmocka_unit_test(every_optimizer), cmocka_unit_test(states_that_leave), cmocka_unit_test(a_whole_run), cmocka_unit_test(what_does_not_go_together) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
