@@ -39,7 +39,7 @@ typedef ucontext_t context;
 #endif
 
 struct fiber { char *stack; context at; state is; void *fake; unsigned turn; } fibers[MOST];
-struct warp { unsigned live, waiting; char word[2][32][8]; } warps[MOST / 32];
+struct warp { unsigned live, waiting; char word[2][32][24]; } warps[MOST / 32];
 
 context scheduler;
 void *scheduler_fake;
@@ -48,6 +48,7 @@ size_t scheduler_size;
 unsigned running, live, at_barrier;
 const std::function<void()> *body;
 void *shared;
+size_t most_shared = 48 << 10;   /* of the next launch: more must be asked for */
 uint64_t seed = 0x9e3779b97f4a7c15u;
 
 unsigned random_below(unsigned n)   /* xorshift: one sequence for the whole program */
@@ -186,7 +187,7 @@ void __syncthreads()
 }
 
 /* Two sets of words in turn: a lane that is ahead by one operation does not overwrite what others still read. */
-void tr_emulate_exchange(unsigned mask, const void *in, void *out, size_t bytes, unsigned from)
+static char (*put_word(unsigned mask, const void *in, size_t bytes))[24]
 {
     fiber &f = fibers[running];
     warp &w = warps[running / 32];
@@ -198,7 +199,22 @@ void tr_emulate_exchange(unsigned mask, const void *in, void *out, size_t bytes,
     memcpy(w.word[set][running % 32], in, bytes);
     f.is = IN_WARP;
     to_scheduler(false);
-    memcpy(out, w.word[set][from % 32], bytes);
+    return w.word[set];
+}
+
+void tr_emulate_exchange(unsigned mask, const void *in, void *out, size_t bytes, unsigned from) { memcpy(out, put_word(mask, in, bytes)[from % 32], bytes); }
+
+void tr_emulate_gather(const void *in, void *out, size_t bytes)
+{
+    char (*word)[24] = put_word(0xffffffffu, in, bytes);
+    for (size_t l = 0; l < 32; l++) memcpy(static_cast<char *>(out) + l * bytes, word[l], bytes);
+}
+
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int bytes)
+{
+    if (bytes < 0 || bytes > 227 << 10) return cudaErrorInvalidValue;
+    most_shared = (size_t)bytes;
+    return cudaSuccess;
 }
 
 cudaError_t tr_emulate_grid(const cudaLaunchConfig_t *c, const std::function<void()> &thread)
@@ -206,8 +222,9 @@ cudaError_t tr_emulate_grid(const cudaLaunchConfig_t *c, const std::function<voi
     static unsigned launches;
     unsigned how = launches++ % 3, n = c->blockDim.x;
     if (!n || n > MOST || n % 32 || c->blockDim.y != 1 || c->blockDim.z != 1 || c->gridDim.z != 1 || !c->gridDim.x ||
-        c->gridDim.x > 0x7fffffffu || !c->gridDim.y || c->gridDim.y > 65535 || c->dynamicSmemBytes > 48 << 10)
+        c->gridDim.x > 0x7fffffffu || !c->gridDim.y || c->gridDim.y > 65535 || c->dynamicSmemBytes > most_shared)
         return cudaErrorInvalidConfiguration;
+    most_shared = 48 << 10;
     body = &thread, gridDim = c->gridDim, blockDim = c->blockDim;
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
         for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {

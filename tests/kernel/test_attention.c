@@ -6,7 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_SEQS = 4 };
+enum { MAX_SEQS = 300 };
+#ifdef TEST_CUDA   /* a thread of a block costs more than a loop of the CPU */
+enum { LONG = 400 };
+#else
+enum { LONG = 1200 };
+#endif
 
 /* How tokens see each other inside a sequence: all before them, the last `window`, or their document of that length. */
 enum mask { CAUSAL, WINDOW, DOCUMENTS };
@@ -235,6 +240,15 @@ static void test_masks(void **state)
     }
 }
 
+/* Hundreds of short sequences. */
+static void test_many(void **state)
+{
+    struct shape p = { .heads = 2, .kv = 1, .dim = 64, .std = 1 };
+    for (int s = 0; s < MAX_SEQS; s++) p.seq[s] = 1 + s % 3;
+    check_shape(p, TR_F32);
+    check_shape(p, TR_BF16);
+}
+
 /* Long enough to be cut into ranges of queries. */
 static void test_ranges(void **state)
 {
@@ -267,7 +281,7 @@ static void test_extremes(void **state)
 static void test_threads(void **state)
 {
     const struct shape shapes[] = { { .heads = 6, .kv = 2, .dim = 64, .seq = { 200, 65, 7 }, .std = 1 },
-                                    { .heads = 3, .kv = 1, .dim = 32, .seq = { 1200 }, .std = 1 } };
+                                    { .heads = 3, .kv = 1, .dim = 32, .seq = { LONG }, .std = 1 } };
     for (size_t i = 0; i < 2; i++) {
         for (int d = 0; d < 2; d++) {
             struct problem b;
@@ -361,7 +375,7 @@ static void test_cached(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lengths), cmocka_unit_test(test_heads), cmocka_unit_test(test_masks), cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_lengths), cmocka_unit_test(test_heads), cmocka_unit_test(test_masks), cmocka_unit_test(test_many), cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_extremes), cmocka_unit_test(test_threads), cmocka_unit_test(test_batch), cmocka_unit_test(test_cached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

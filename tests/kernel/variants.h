@@ -18,6 +18,23 @@ struct variant {
 
 #ifdef TEST_CUDA
 #include "libtrain/kernel/cuda/table.h"
+static void cuda_attention(struct tr_tensor *o, struct tr_tensor *lse, const struct tr_tensor *qkv, const struct tr_layout *layout, const struct tr_attention *a)
+{
+    tr_cuda_table.attention(o, lse, qkv, layout, a);
+}
+static void cuda_backward(struct tr_tensor *dqkv, const struct tr_tensor *g, const struct tr_tensor *o, const struct tr_tensor *lse, const struct tr_tensor *qkv,
+                          const struct tr_layout *layout, const struct tr_attention *a, struct tr_tensor *work)
+{
+    tr_cuda_table.attention_backward(dqkv, g, o, lse, qkv, layout, a, work);
+}
+static size_t cuda_work(const struct tr_layout *layout, const struct tr_attention *a, enum tr_dtype dtype, bool backward)
+{
+    return tr_cuda_table.attention_work(layout, a, dtype, backward);
+}
+static void cuda_cached(struct tr_tensor *o, const struct tr_tensor *q, const struct tr_tensor *k, const struct tr_tensor *v, int64_t first, int64_t n, const struct tr_attention *a)
+{
+    tr_cuda_table.attention_cached(o, q, k, v, first, n, a);
+}
 static void cuda_cross_entropy(struct tr_tensor *loss, struct tr_tensor *d, const struct tr_tensor *x, const struct tr_tensor *t, float scale)
 {
     tr_cuda_table.cross_entropy(loss, d, x, t, scale);
@@ -27,7 +44,7 @@ static void cuda_cross_entropy(struct tr_tensor *loss, struct tr_tensor *d, cons
 static const struct variant variants[] = {
     VARIANT(ref),
 #ifdef TEST_CUDA
-    { .name = "cuda", .cross_entropy = cuda_cross_entropy },
+    { "cuda", cuda_attention, cuda_backward, cuda_work, cuda_cached, cuda_cross_entropy },
 #elif HAVE_X86
     VARIANT(avx2),
     VARIANT(avx512),

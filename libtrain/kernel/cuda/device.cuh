@@ -23,6 +23,8 @@ static inline int tr_launch(dim3 grid, dim3 block, size_t shared, tr_cuda_stream
     if (!grid.x || !grid.y) return 0;
     cudaLaunchConfig_t c = {};
     c.gridDim = grid, c.blockDim = block, c.dynamicSmemBytes = shared, c.stream = (cudaStream_t)stream;
+    if (shared > 48 << 10)
+        if (int err = (int)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared)) return err;
     return (int)cudaLaunchKernelEx(&c, kernel, static_cast<P>(args)...);
 }
 
@@ -61,6 +63,29 @@ static __device__ inline void tr_put(const tr_mat &t, int64_t row, int64_t col, 
     unsigned u = __float_as_uint(x);
     bool nan = (u & 0x7fffffffu) > 0x7f800000u;
     static_cast<unsigned short *>(t.data)[i] = (unsigned short)(nan ? (u >> 16 | 64) : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* Two rounded to bf16, the first in the lower half; 2^x to 2 units of the last place. */
+static __device__ inline unsigned tr_pack_bf16(float low, float high)
+{
+#ifdef __CUDACC__
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return tr_emulate_bf16(low) | tr_emulate_bf16(high) << 16;
+#endif
+}
+
+static __device__ inline float tr_exp2(float x)
+{
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
 }
 
 /* The sum over a block, for every thread: 32 lanes by a tree, then the warps in order. Used again and again with the same

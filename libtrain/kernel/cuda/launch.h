@@ -51,6 +51,17 @@ int tr_cuda_layer_norm_rebuild(struct tr_mat y, const float *stat, struct tr_mat
 int tr_cuda_layer_norm_backward(struct tr_mat dx, int acc, float *dg, float *db, struct tr_mat dy, struct tr_mat x,
                                 const float *stat, struct tr_mat g, tr_cuda_stream s);
 
+/* Heads, and where each of n_seqs sequences begins (seq: n_seqs + 1 entries in host memory). scale > 0, tokens below 2^31. */
+struct tr_cuda_heads { int64_t heads, kv_heads, head_dim, n_seqs; const int64_t *seq; float scale; };
+
+/* delta: work memory of the backward pass, f32 [tokens, heads]. */
+int tr_cuda_attention(struct tr_mat o, float *lse, int64_t lse_ld, struct tr_mat qkv, const int32_t *start,
+                      const struct tr_cuda_heads *a, tr_cuda_stream s);
+int tr_cuda_attention_backward(struct tr_mat dqkv, struct tr_mat dout, struct tr_mat o, const float *lse, int64_t lse_ld, struct tr_mat qkv,
+                               const int32_t *start, const struct tr_cuda_heads *a, float *delta, tr_cuda_stream s);
+int tr_cuda_attention_cached(struct tr_mat o, struct tr_mat q, struct tr_mat k, struct tr_mat v, int64_t first, int64_t n,
+                             const struct tr_cuda_heads *a, tr_cuda_stream s);
+
 /* dlogits.data may be NULL. */
 int tr_cuda_cross_entropy(float *loss, struct tr_mat dlogits, struct tr_mat logits, const int32_t *target, float scale, tr_cuda_stream s);
 

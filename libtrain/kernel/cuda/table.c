@@ -83,6 +83,37 @@ static void cu_gelu_backward(T *dx, const T *dy, const T *x) { RUN(gelu_backward
 static void cu_add_bias(T *y, const T *b) { RUN(add_bias, mat(y), mat(b)); }
 static void cu_bias_backward(T *db, const T *dy) { RUN(bias_backward, db->data, mat(dy)); }
 
+static struct tr_cuda_heads heads(const struct tr_attention *a, const struct tr_layout *layout)
+{
+    struct tr_cuda_heads h = { a->heads, a->kv_heads, a->head_dim, 0, NULL, a->scale };
+    if (layout) h.n_seqs = layout->n_seqs, h.seq = layout->seq;
+    return h;
+}
+
+static void cu_attention(T *o, T *lse, const T *qkv, const struct tr_layout *layout, const struct tr_attention *a)
+{
+    struct tr_cuda_heads h = heads(a, layout);
+    RUN(attention, mat(o), lse->data, lse->ld, mat(qkv), layout->start_N.data, &h);
+}
+
+static void cu_attention_backward(T *dqkv, const T *dout, const T *o, const T *lse, const T *qkv, const struct tr_layout *layout,
+                                  const struct tr_attention *a, T *work)
+{
+    struct tr_cuda_heads h = heads(a, layout);
+    RUN(attention_backward, mat(dqkv), mat(dout), mat(o), lse->data, lse->ld, mat(qkv), layout->start_N.data, &h, work->data);
+}
+
+static size_t cu_attention_work(const struct tr_layout *layout, const struct tr_attention *a, enum tr_dtype dtype, bool backward)
+{
+    return backward ? (size_t)(layout->n_tokens * a->heads) * sizeof(float) : 0;   /* the sum of do o of each row and head */
+}
+
+static void cu_attention_cached(T *o, const T *q, const T *k, const T *v, int64_t first, int64_t n, const struct tr_attention *a)
+{
+    struct tr_cuda_heads h = heads(a, NULL);
+    RUN(attention_cached, mat(o), mat(q), mat(k), mat(v), first, n, &h);
+}
+
 static void cu_cross_entropy(T *loss, T *dlogits, const T *logits, const T *target, float scale)
 {
     RUN(cross_entropy, loss->data, mat(dlogits), mat(logits), target->data, scale);
@@ -95,5 +126,6 @@ const struct tr_kernels tr_cuda_table = {
     .rms_norm_backward = cu_rms_norm_backward, .layer_norm = cu_layer_norm, .layer_norm_rebuild = cu_layer_norm_rebuild,
     .layer_norm_backward = cu_layer_norm_backward, .rope = cu_rope, .swiglu = cu_swiglu, .swiglu_backward = cu_swiglu_backward,
     .gelu = cu_gelu, .gelu_backward = cu_gelu_backward, .add_bias = cu_add_bias, .bias_backward = cu_bias_backward,
-    .cross_entropy = cu_cross_entropy,
+    .attention = cu_attention, .attention_backward = cu_attention_backward, .attention_work = cu_attention_work,
+    .attention_cached = cu_attention_cached, .cross_entropy = cu_cross_entropy,
 };

@@ -1,5 +1,4 @@
-/* The kernel table of CUDA devices. Entries not written yet are NULL: attention, attention_backward, attention_work,
- * attention_cached, random_normal. */
+/* The kernel table of CUDA devices. Entries not written yet are NULL: random_normal. */
 #ifndef TR_CUDA_TABLE_H
 #define TR_CUDA_TABLE_H
 #include "libtrain/kernel/kernel.h"

@@ -11,12 +11,13 @@
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 struct dim3 {
     unsigned x, y, z;
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
+struct alignas(16) float4 { float x, y, z, w; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;   /* of the running fiber */
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
@@ -29,6 +30,13 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute what, int value);
+template <class... P> static inline cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute what, int value)
+{
+    return cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), what, value);
+}
+
 struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; };
 cudaError_t tr_emulate_grid(const cudaLaunchConfig_t *c, const std::function<void()> &thread);
 
@@ -39,6 +47,7 @@ template <class... P, class... A> static inline cudaError_t cudaLaunchKernelEx(c
 
 void *tr_emulate_shared();   /* the running block's shared memory */
 void tr_emulate_exchange(unsigned mask, const void *in, void *out, size_t bytes, unsigned from);
+void tr_emulate_gather(const void *in, void *out, size_t bytes);   /* the words of all lanes, at most 24 bytes each */
 void __syncthreads();
 
 template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int lanes)
@@ -61,6 +70,13 @@ static inline unsigned __float_as_uint(float f)
     unsigned u;
     memcpy(&u, &f, 4);
     return u;
+}
+
+/* To nearest, ties to even; every NaN becomes one, as on the device. */
+static inline unsigned tr_emulate_bf16(float f)
+{
+    unsigned u = __float_as_uint(f);
+    return f != f ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
 
 #endif
