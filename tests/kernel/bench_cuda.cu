@@ -421,6 +421,7 @@ int main(int argc, char **argv)
         check_attention(2, 2, 80, k, 1 << 30);
         check_rows(k, 130, 1000);
         check_rows(k, 37, 4096);
+        check_rows(k, 3, 9000);
         check_elements(k, 130, 1000);
         check_elements(k, 131, 77);
         check_embedding(k, 1000, 300, 200);

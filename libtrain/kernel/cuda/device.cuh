@@ -28,10 +28,6 @@ static inline int tr_launch(dim3 grid, dim3 block, size_t shared, tr_cuda_stream
     return (int)cudaLaunchKernelEx(&c, kernel, static_cast<P>(args)...);
 }
 
-/* A block of 256 threads for each stretch of 256 columns of each row. */
-static inline dim3 tr_grid(int64_t rows, int64_t cols) { return dim3((unsigned)rows, (unsigned)((cols + TR_BLOCK - 1) / TR_BLOCK)); }
-#define TR_COLUMN ((int64_t)blockIdx.y * TR_BLOCK + threadIdx.x)
-
 static __device__ inline float tr_half_to_float(unsigned short h)
 {
     unsigned sign = (unsigned)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
@@ -86,6 +82,102 @@ static __device__ inline float tr_exp2(float x)
 #else
     return exp2f(x);
 #endif
+}
+
+/* Eight elements of a row at once: 16 bytes of bf16, 32 of f32. n of them, 1 to 8, from col on; the others read as 0 and are not written. */
+enum { TR_WIDE = 8 };
+static __device__ inline bool tr_whole(const void *p, int n) { return n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+static __device__ inline void tr_get8(float (&x)[TR_WIDE], const tr_mat &t, int64_t row, int64_t col, int n)
+{
+    int64_t i = row * t.ld + col;
+    if (t.dtype == TR_CUDA_BF16) {
+        const unsigned short *p = static_cast<const unsigned short *>(t.data) + i;
+        if (tr_whole(p, n)) {
+            uint4 v = *reinterpret_cast<const uint4 *>(p);
+            unsigned w[4] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+            for (int k = 0; k < TR_WIDE; k++) x[k] = __uint_as_float(k % 2 ? w[k / 2] & 0xffff0000u : w[k / 2] << 16);
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? __uint_as_float((unsigned)p[k] << 16) : 0;
+        return;
+    }
+    const float *p = static_cast<const float *>(t.data) + i;
+    if (tr_whole(p, n)) {
+        float4 a = reinterpret_cast<const float4 *>(p)[0], b = reinterpret_cast<const float4 *>(p)[1];
+        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? p[k] : 0;
+}
+
+/* Of any dtype; columns of int8 begin at a multiple of 8, groups too. */
+static __device__ inline void tr_get8_any(float (&x)[TR_WIDE], const tr_mat &t, int64_t row, int64_t col, int n)
+{
+    int64_t i = row * t.ld + col;
+    if (t.dtype == TR_CUDA_INT8) {
+        const signed char *p = static_cast<const signed char *>(t.data) + i;
+        int64_t at = row * t.groups + col / t.group;
+        int zero = t.zero[at];
+        float scale = t.scale[at];
+        if (n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 8 == 0) {
+            uint2 v = *reinterpret_cast<const uint2 *>(p);
+#pragma unroll
+            for (int k = 0; k < TR_WIDE; k++) x[k] = (float)((signed char)((k < 4 ? v.x : v.y) >> 8 * (k % 4)) - zero) * scale;
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? (float)(p[k] - zero) * scale : 0;
+    } else if (t.dtype == TR_CUDA_F16) {
+        const unsigned short *p = static_cast<const unsigned short *>(t.data) + i;
+#pragma unroll
+        for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? tr_half_to_float(p[k]) : 0;
+    } else tr_get8(x, t, row, col, n);
+}
+
+static __device__ inline void tr_put8(const tr_mat &t, int64_t row, int64_t col, int n, const float (&x)[TR_WIDE])
+{
+    int64_t i = row * t.ld + col;
+    if (t.dtype == TR_CUDA_BF16) {
+        unsigned short *p = static_cast<unsigned short *>(t.data) + i;
+        uint4 v = { tr_pack_bf16(x[0], x[1]), tr_pack_bf16(x[2], x[3]), tr_pack_bf16(x[4], x[5]), tr_pack_bf16(x[6], x[7]) };
+        if (tr_whole(p, n)) {
+            *reinterpret_cast<uint4 *>(p) = v;
+            return;
+        }
+        unsigned w[4] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+        for (int k = 0; k < TR_WIDE; k++)
+            if (k < n) p[k] = (unsigned short)(w[k / 2] >> 16 * (k % 2));
+        return;
+    }
+    float *p = static_cast<float *>(t.data) + i;
+    if (tr_whole(p, n)) {
+        reinterpret_cast<float4 *>(p)[0] = float4{ x[0], x[1], x[2], x[3] };
+        reinterpret_cast<float4 *>(p)[1] = float4{ x[4], x[5], x[6], x[7] };
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < TR_WIDE; k++)
+        if (k < n) p[k] = x[k];
+}
+
+/* f(row, col, n) for every stretch of up to eight columns of a matrix: a thread has one. */
+template <class F> static __global__ __launch_bounds__(TR_BLOCK) void tr_each_kernel(F f, int64_t rows, int64_t cols)
+{
+    int64_t unit = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x, each = (cols + TR_WIDE - 1) / TR_WIDE, units = rows * each;
+    if (unit >= units) return;
+    int64_t row = units >> 32 ? unit / each : (int64_t)((unsigned)unit / (unsigned)each), col = (unit - row * each) * TR_WIDE;
+    f(row, col, cols - col < TR_WIDE ? (int)(cols - col) : (int)TR_WIDE);
+}
+
+template <class F> static inline int tr_each(int64_t rows, int64_t cols, tr_cuda_stream s, F f)
+{
+    int64_t blocks = (rows * ((cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK;
+    return tr_launch(dim3((unsigned)blocks), TR_BLOCK, 0, s, tr_each_kernel<F>, f, rows, cols);
 }
 
 /* The sum over a block, for every thread: 32 lanes by a tree, then the warps in order. Used again and again with the same

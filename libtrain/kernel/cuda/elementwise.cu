@@ -1,12 +1,6 @@
 /* Elementwise kernels, conversions, and sums over a whole tensor. */
 #include "libtrain/kernel/cuda/device.cuh"
 
-static __global__ void copy_kernel(tr_mat y, tr_mat x)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, tr_get(x, r, c));
-}
-
 /* A warp finds the grid of a group (kernel/int8.h) and rounds to nearest: the same bits as the CPU's. */
 static __global__ void quantise_kernel(tr_mat y, tr_mat x)
 {
@@ -37,92 +31,161 @@ static __global__ void quantise_kernel(tr_mat y, tr_mat x)
     }
 }
 
-static __global__ void fill_kernel(tr_mat y, float value)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, value);
-}
+/* Each rule has the operands as members; it is called with a row, a column and a count (tr_each). */
+#define RULE __device__ void operator()(int64_t r, int64_t c, int n) const
+#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
 
-static __global__ void add_kernel(tr_mat y, tr_mat a, tr_mat b)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, tr_get(a, r, c) + tr_get(b, r, c));
-}
+struct copy_rule {
+    tr_mat y, x;
+    RULE
+    {
+        float v[TR_WIDE];
+        tr_get8_any(v, x, r, c, n);
+        tr_put8(y, r, c, n, v);
+    }
+};
 
-static __global__ void axpy_kernel(tr_mat y, float alpha, tr_mat x)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, tr_get(y, r, c) + alpha * tr_get(x, r, c));
-}
+struct fill_rule {
+    tr_mat y;
+    float value;
+    RULE
+    {
+        float v[TR_WIDE];
+        EIGHT v[k] = value;
+        tr_put8(y, r, c, n, v);
+    }
+};
 
-static __global__ void scale_kernel(tr_mat y, float alpha)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, tr_get(y, r, c) * alpha);
-}
+struct add_rule {
+    tr_mat y, a, b;
+    RULE
+    {
+        float u[TR_WIDE], v[TR_WIDE];
+        tr_get8(u, a, r, c, n);
+        tr_get8(v, b, r, c, n);
+        EIGHT u[k] += v[k];
+        tr_put8(y, r, c, n, u);
+    }
+};
 
-static __global__ void add_bias_kernel(tr_mat y, tr_mat b)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < y.cols) tr_put(y, r, c, tr_get(y, r, c) + tr_get(b, 0, c));
-}
+struct axpy_rule {
+    tr_mat y, x;
+    float alpha;
+    RULE
+    {
+        float u[TR_WIDE], v[TR_WIDE];
+        tr_get8(u, y, r, c, n);
+        tr_get8(v, x, r, c, n);
+        EIGHT u[k] += alpha * v[k];
+        tr_put8(y, r, c, n, u);
+    }
+};
 
-static __global__ void swiglu_kernel(tr_mat a, tr_mat gu)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c >= a.cols) return;
-    float g = tr_get(gu, r, c);
-    tr_put(a, r, c, tr_get(gu, r, a.cols + c) * (g / (1 + expf(-g))));
-}
+struct scale_rule {
+    tr_mat y;
+    float alpha;
+    RULE
+    {
+        float u[TR_WIDE];
+        tr_get8(u, y, r, c, n);
+        EIGHT u[k] *= alpha;
+        tr_put8(y, r, c, n, u);
+    }
+};
 
-static __global__ void swiglu_backward_kernel(tr_mat dgu, tr_mat da, tr_mat gu)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c >= da.cols) return;
-    float g = tr_get(gu, r, c), u = tr_get(gu, r, da.cols + c), d = tr_get(da, r, c);
-    float s = 1 / (1 + expf(-g)), silu = g * s;
-    tr_put(dgu, r, c, d * u * (s + silu * (1 - s)));
-    tr_put(dgu, r, da.cols + c, d * silu);
-}
+struct bias_rule {
+    tr_mat y, b;
+    RULE
+    {
+        float u[TR_WIDE], v[TR_WIDE];
+        tr_get8(u, y, r, c, n);
+        tr_get8(v, b, 0, c, n);
+        EIGHT u[k] += v[k];
+        tr_put8(y, r, c, n, u);
+    }
+};
+
+struct swiglu_rule {
+    tr_mat a, gu;
+    RULE
+    {
+        float g[TR_WIDE], u[TR_WIDE];
+        tr_get8(g, gu, r, c, n);
+        tr_get8(u, gu, r, a.cols + c, n);
+        EIGHT u[k] *= g[k] / (1 + expf(-g[k]));
+        tr_put8(a, r, c, n, u);
+    }
+};
+
+struct swiglu_backward_rule {
+    tr_mat dgu, da, gu;
+    RULE
+    {
+        float g[TR_WIDE], u[TR_WIDE], d[TR_WIDE];
+        tr_get8(g, gu, r, c, n);
+        tr_get8(u, gu, r, da.cols + c, n);
+        tr_get8(d, da, r, c, n);
+        EIGHT {
+            float s = 1 / (1 + expf(-g[k])), silu = g[k] * s;
+            g[k] = d[k] * u[k] * (s + silu * (1 - s));
+            u[k] = d[k] * silu;
+        }
+        tr_put8(dgu, r, c, n, g);
+        tr_put8(dgu, r, da.cols + c, n, u);
+    }
+};
 
 #define GELU_A 0.7978845608028654f   /* sqrt(2/pi) */
 #define GELU_B 0.044715f
 
-static __global__ void gelu_kernel(tr_mat y, tr_mat x)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c >= y.cols) return;
-    float u = tr_get(x, r, c);
-    tr_put(y, r, c, 0.5f * u * (1 + tanhf(GELU_A * (u + GELU_B * u * u * u))));
-}
+struct gelu_rule {
+    tr_mat y, x;
+    RULE
+    {
+        float u[TR_WIDE];
+        tr_get8(u, x, r, c, n);
+        EIGHT u[k] = 0.5f * u[k] * (1 + tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k])));
+        tr_put8(y, r, c, n, u);
+    }
+};
 
-static __global__ void gelu_backward_kernel(tr_mat dx, tr_mat dy, tr_mat x)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c >= dx.cols) return;
-    float u = tr_get(x, r, c), t = tanhf(GELU_A * (u + GELU_B * u * u * u));
-    float slope = 0.5f * (1 + t) + 0.5f * u * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * u * u);
-    tr_put(dx, r, c, tr_get(dy, r, c) * slope);
-}
+struct gelu_backward_rule {
+    tr_mat dx, dy, x;
+    RULE
+    {
+        float u[TR_WIDE], d[TR_WIDE];
+        tr_get8(u, x, r, c, n);
+        tr_get8(d, dy, r, c, n);
+        EIGHT {
+            float t = tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k]));
+            d[k] *= 0.5f * (1 + t) + 0.5f * u[k] * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * u[k] * u[k]);
+        }
+        tr_put8(dx, r, c, n, d);
+    }
+};
 
 struct total_shared { double part[TR_BLOCK / 32]; };
 
-/* Part p: rows p, p + parts, ... in order; a thread owns every 256th column. */
-static __global__ void total_kernel(double *out, tr_mat x, int64_t parts, int squares)
+/* Part p: every so-manieth run of 256 stretches of eight columns. */
+static __global__ __launch_bounds__(TR_BLOCK) void total_kernel(double *out, tr_mat x, int squares)
 {
     total_shared &s = tr_shared<total_shared>();
+    int64_t each = (x.cols + TR_WIDE - 1) / TR_WIDE, units = x.rows * each;
     double sum = 0;
-    for (int64_t r = blockIdx.x; r < x.rows; r += parts)
-        for (int64_t c = threadIdx.x; c < x.cols; c += TR_BLOCK) {
-            float v = tr_get(x, r, c);
-            if (squares) sum += (double)v * (double)v;
-            else sum += (__float_as_uint(v) & 0x7f800000u) == 0x7f800000u;
+    for (int64_t unit = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x; unit < units; unit += (int64_t)gridDim.x * TR_BLOCK) {
+        int64_t r = units >> 32 ? unit / each : (int64_t)((unsigned)unit / (unsigned)each), c = (unit - r * each) * TR_WIDE;
+        float v[TR_WIDE];
+        tr_get8_any(v, x, r, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
+        EIGHT {
+            if (squares) sum += (double)v[k] * (double)v[k];
+            else sum += (__float_as_uint(v[k]) & 0x7f800000u) == 0x7f800000u;
         }
+    }
     sum = tr_block_sum(sum, s.part);
     if (!threadIdx.x) out[blockIdx.x] = sum;
 }
 
-#define ELEMENTWISE(name, t, ...) return tr_launch(tr_grid((t).rows, (t).cols), TR_BLOCK, 0, s, name##_kernel, __VA_ARGS__)
+#define EACH(t, rule, ...) return tr_each((t).rows, (t).cols, s, rule{ __VA_ARGS__ })
 
 extern "C" {
 
@@ -132,26 +195,26 @@ int tr_cuda_copy(tr_mat y, tr_mat x, tr_cuda_stream s)
         dim3 grid((unsigned)y.rows, (unsigned)((y.groups + TR_BLOCK / 32 - 1) / (TR_BLOCK / 32)));
         return tr_launch(grid, TR_BLOCK, 0, s, quantise_kernel, y, x);
     }
-    ELEMENTWISE(copy, y, y, x);
+    EACH(y, copy_rule, y, x);
 }
 
-int tr_cuda_fill(tr_mat y, float value, tr_cuda_stream s) { ELEMENTWISE(fill, y, y, value); }
-int tr_cuda_add(tr_mat y, tr_mat a, tr_mat b, tr_cuda_stream s) { ELEMENTWISE(add, y, y, a, b); }
-int tr_cuda_axpy(tr_mat y, float alpha, tr_mat x, tr_cuda_stream s) { ELEMENTWISE(axpy, y, y, alpha, x); }
-int tr_cuda_scale(tr_mat y, float alpha, tr_cuda_stream s) { ELEMENTWISE(scale, y, y, alpha); }
-int tr_cuda_add_bias(tr_mat y, tr_mat b, tr_cuda_stream s) { ELEMENTWISE(add_bias, y, y, b); }
-int tr_cuda_swiglu(tr_mat a, tr_mat gu, tr_cuda_stream s) { ELEMENTWISE(swiglu, a, a, gu); }
-int tr_cuda_swiglu_backward(tr_mat dgu, tr_mat da, tr_mat gu, tr_cuda_stream s) { ELEMENTWISE(swiglu_backward, da, dgu, da, gu); }
-int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { ELEMENTWISE(gelu, y, y, x); }
-int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { ELEMENTWISE(gelu_backward, dx, dx, dy, x); }
+int tr_cuda_fill(tr_mat y, float value, tr_cuda_stream s) { EACH(y, fill_rule, y, value); }
+int tr_cuda_add(tr_mat y, tr_mat a, tr_mat b, tr_cuda_stream s) { EACH(y, add_rule, y, a, b); }
+int tr_cuda_axpy(tr_mat y, float alpha, tr_mat x, tr_cuda_stream s) { EACH(y, axpy_rule, y, x, alpha); }
+int tr_cuda_scale(tr_mat y, float alpha, tr_cuda_stream s) { EACH(y, scale_rule, y, alpha); }
+int tr_cuda_add_bias(tr_mat y, tr_mat b, tr_cuda_stream s) { EACH(y, bias_rule, y, b); }
+int tr_cuda_swiglu(tr_mat a, tr_mat gu, tr_cuda_stream s) { EACH(a, swiglu_rule, a, gu); }
+int tr_cuda_swiglu_backward(tr_mat dgu, tr_mat da, tr_mat gu, tr_cuda_stream s) { EACH(da, swiglu_backward_rule, dgu, da, gu); }
+int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { EACH(y, gelu_rule, y, x); }
+int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { EACH(dx, gelu_backward_rule, dx, dy, x); }
 
 int tr_cuda_total(double *out, tr_mat x, int squares, tr_cuda_stream s)
 {
     static double *device;   /* 8 KiB, taken at the first call */
     double part[TR_CUDA_PARTS];
-    int64_t parts = x.rows < TR_CUDA_PARTS ? x.rows : (int64_t)TR_CUDA_PARTS;
+    int64_t blocks = (x.rows * ((x.cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK, parts = blocks < TR_CUDA_PARTS ? blocks : (int64_t)TR_CUDA_PARTS;
     int err = device ? 0 : (int)cudaMalloc(reinterpret_cast<void **>(&device), sizeof part);
-    if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, device, x, parts, squares);
+    if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, device, x, squares);
     if (!err) err = (int)cudaMemcpyAsync(part, device, (size_t)parts * sizeof *part, cudaMemcpyDeviceToHost, (cudaStream_t)s);
     if (!err) err = (int)cudaStreamSynchronize((cudaStream_t)s);
     *out = 0;

@@ -1,166 +1,296 @@
-/* RMSNorm and LayerNorm, and sums over rows (gradients of gains and biases). A block has a row, or a group of one where
- * x is wider than the gain; a thread owns every 256th of its elements. */
+/* RMSNorm and LayerNorm, and sums over rows (gradients of gains and biases). A row, or a group of one where x is wider than
+ * the gain, belongs to a warp or to a block, whichever its width asks for; a thread has every 32nd or 256th stretch of eight columns. */
 #include "libtrain/kernel/cuda/device.cuh"
 
 struct norm_shared { float part[TR_BLOCK / 32]; };
+enum { NARROW = 1024, HELD_UNITS = 4 /* stretches that a thread keeps in registers; further ones are read again */ };
 
-/* Row and first column of block i. */
-struct place { int64_t row, at; };
-static __device__ inline place tr_place(int64_t i, int64_t groups, int64_t width) { return { i / groups, i % groups * width }; }
-
-static __global__ void rms_norm_kernel(tr_mat y, float *r, tr_mat x, tr_mat g, float eps)
+template <int TEAM> static __device__ inline float team_sum(float v, norm_shared &s)
 {
-    norm_shared &s = tr_shared<norm_shared>();
-    int64_t W = g.cols;
-    place p = tr_place(blockIdx.x, x.cols / W, W);
-    float sum = 0;
-    for (int64_t c = threadIdx.x; c < W; c += TR_BLOCK) {
-        float v = tr_get(x, p.row, p.at + c);
-        sum = fmaf(v, v, sum);
-    }
-    float ri = 1 / sqrtf(tr_block_sum(sum, s.part) / (float)W + eps);
-    if (!threadIdx.x) r[blockIdx.x] = ri;
-    for (int64_t c = threadIdx.x; c < W; c += TR_BLOCK)
-        tr_put(y, p.row, p.at + c, tr_get(x, p.row, p.at + c) * ri * tr_get(g, 0, c));
+    if constexpr (TEAM > 32) v = tr_block_sum(v, s.part);
+    else for (int o = 16; o; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+    return v;
 }
 
-static __global__ void rms_norm_rebuild_kernel(tr_mat y, const float *r, tr_mat x, tr_mat g)
+/* Where a team works: row i of all groups. */
+template <int TEAM> struct team {
+    int64_t i, row, at, width;   /* row and first column of its group */
+    int lane;
+    __device__ team(int64_t groups, int64_t w) : i((int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM), row(i / groups), at(i % groups * w), width(w), lane((int)threadIdx.x % TEAM) {}
+    __device__ int64_t col(int unit) const { return (int64_t)(unit * TEAM + lane) * TR_WIDE; }
+    __device__ int n(int64_t c) const { return width - c < TR_WIDE ? (int)(width - c) : (int)TR_WIDE; }
+    __device__ void get(float (&x)[TR_WIDE], const tr_mat &t, int64_t c) const { tr_get8(x, t, row, at + c, n(c)); }
+    __device__ void put(const tr_mat &t, int64_t c, const float (&x)[TR_WIDE]) const { tr_put8(t, row, at + c, n(c), x); }
+};
+
+/* f(x, c) for every stretch of a thread, columns from c on, x [8] its numbers of `t`: kept by the first of two walks, read again by the
+ * second where there are too many. */
+template <int TEAM> struct held {
+    const team<TEAM> &w;
+    const tr_mat &t;
+    float x[HELD_UNITS][TR_WIDE];
+    __device__ held(const team<TEAM> &where, const tr_mat &what) : w(where), t(what) {}
+
+    template <class F> __device__ void first(F f)
+    {
+#pragma unroll
+        for (int u = 0; u < HELD_UNITS; u++)
+            if (w.col(u) < w.width) w.get(x[u], t, w.col(u));
+#pragma unroll
+        for (int u = 0; u < HELD_UNITS; u++)
+            if (w.col(u) < w.width) f(x[u], w.col(u));
+        rest(f);
+    }
+
+    template <class F> __device__ void again(F f)
+    {
+#pragma unroll
+        for (int u = 0; u < HELD_UNITS; u++)
+            if (w.col(u) < w.width) f(x[u], w.col(u));
+        rest(f);
+    }
+
+    template <class F> __device__ void rest(F f)
+    {
+        for (int u = HELD_UNITS; w.col(u) < w.width; u++) {
+            float y[TR_WIDE];
+            w.get(y, t, w.col(u));
+            f(y, w.col(u));
+        }
+    }
+};
+
+#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
+
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_kernel(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, int64_t rows)
 {
-    int64_t W = g.cols;
-    place p = tr_place(blockIdx.x, x.cols / W, W);
-    float ri = r[blockIdx.x];
-    for (int64_t c = threadIdx.x; c < W; c += TR_BLOCK)
-        tr_put(y, p.row, p.at + c, tr_get(x, p.row, p.at + c) * ri * tr_get(g, 0, c));
+    norm_shared &s = tr_shared<norm_shared>();
+    team<TEAM> w(x.cols / g.cols, g.cols);
+    if (w.i >= rows) return;   /* a whole team */
+    held<TEAM> h(w, x);
+    float sum = 0;
+    h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum = fmaf(v[k], v[k], sum); });
+    float ri = 1 / sqrtf(team_sum<TEAM>(sum, s) / (float)w.width + eps);
+    if (!w.lane) r[w.i] = ri;
+    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+        float gain[TR_WIDE];
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT v[k] = v[k] * ri * gain[k];
+        w.put(y, c, v);
+    });
+}
+
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_rebuild_kernel(tr_mat y, const float *r, tr_mat x, tr_mat g, int64_t rows)
+{
+    team<TEAM> w(x.cols / g.cols, g.cols);
+    if (w.i >= rows) return;
+    held<TEAM> h(w, x);
+    float ri = r[w.i];
+    h.first([&](float (&v)[TR_WIDE], int64_t c) {
+        float gain[TR_WIDE];
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT v[k] = v[k] * ri * gain[k];
+        w.put(y, c, v);
+    });
 }
 
 /* dx may be dy: a thread reads its elements before it writes them. */
-static __global__ void rms_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *r, tr_mat g)
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *r, tr_mat g, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    int64_t W = g.cols;
-    place p = tr_place(blockIdx.x, x.cols / W, W);
-    float ri = r[blockIdx.x], sum = 0;
-    for (int64_t c = threadIdx.x; c < W; c += TR_BLOCK)
-        sum = fmaf(tr_get(dy, p.row, p.at + c) * tr_get(g, 0, c), tr_get(x, p.row, p.at + c), sum);
-    float mean = tr_block_sum(sum, s.part) / (float)W * ri;
-    for (int64_t c = threadIdx.x; c < W; c += TR_BLOCK) {
-        float d = tr_get(dy, p.row, p.at + c) * tr_get(g, 0, c), u = tr_get(x, p.row, p.at + c);
-        float old = acc ? tr_get(dx, p.row, p.at + c) : 0;
-        tr_put(dx, p.row, p.at + c, old + ri * (d - u * ri * mean));
-    }
+    team<TEAM> w(x.cols / g.cols, g.cols);
+    if (w.i >= rows) return;
+    held<TEAM> h(w, x);
+    float ri = r[w.i], sum = 0;
+    h.first([&](float (&v)[TR_WIDE], int64_t c) {
+        float d[TR_WIDE], gain[TR_WIDE];
+        w.get(d, dy, c);
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT sum = fmaf(d[k] * gain[k], v[k], sum);
+    });
+    float mean = team_sum<TEAM>(sum, s) / (float)w.width * ri;
+    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+        float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
+        w.get(d, dy, c);
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT old[k] = 0;
+        if (acc) w.get(old, dx, c);
+        EIGHT old[k] += ri * (d[k] * gain[k] - v[k] * ri * mean);
+        w.put(dx, c, old);
+    });
 }
 
-/* stat[row] = mean, 1 / sqrt(var + eps); two passes, as the CPU's. */
-static __global__ void layer_norm_kernel(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, float eps)
+/* stat[row] = mean, 1 / sqrt(var + eps); the variance from the differences, as the CPU's. */
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_kernel(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, float eps, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    int64_t row = blockIdx.x, C = x.cols;
+    team<TEAM> w(1, x.cols);
+    if (w.i >= rows) return;
+    held<TEAM> h(w, x);
     float sum = 0, squares = 0;
-    for (int64_t c = threadIdx.x; c < C; c += TR_BLOCK) sum += tr_get(x, row, c);
-    float mean = tr_block_sum(sum, s.part) / (float)C;
-    for (int64_t c = threadIdx.x; c < C; c += TR_BLOCK) {
-        float v = tr_get(x, row, c) - mean;
-        squares = fmaf(v, v, squares);
-    }
-    float rstd = 1 / sqrtf(tr_block_sum(squares, s.part) / (float)C + eps);
-    if (!threadIdx.x) stat[2 * row] = mean, stat[2 * row + 1] = rstd;
-    for (int64_t c = threadIdx.x; c < C; c += TR_BLOCK)
-        tr_put(y, row, c, (tr_get(x, row, c) - mean) * rstd * tr_get(g, 0, c) + tr_get(b, 0, c));
+    h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum += v[k]; });
+    float mean = team_sum<TEAM>(sum, s) / (float)w.width;
+    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+        EIGHT {
+            float d = k < w.n(c) ? v[k] - mean : 0;
+            squares = fmaf(d, d, squares);
+        }
+    });
+    float rstd = 1 / sqrtf(team_sum<TEAM>(squares, s) / (float)w.width + eps);
+    if (!w.lane) stat[2 * w.i] = mean, stat[2 * w.i + 1] = rstd;
+    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+        float gain[TR_WIDE], bias[TR_WIDE];
+        tr_get8(gain, g, 0, c, w.n(c));
+        tr_get8(bias, b, 0, c, w.n(c));
+        EIGHT v[k] = (v[k] - mean) * rstd * gain[k] + bias[k];
+        w.put(y, c, v);
+    });
 }
 
-static __global__ void layer_norm_rebuild_kernel(tr_mat y, const float *stat, tr_mat x, tr_mat g, tr_mat b)
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_rebuild_kernel(tr_mat y, const float *stat, tr_mat x, tr_mat g, tr_mat b, int64_t rows)
 {
-    int64_t row = blockIdx.x;
-    float mean = stat[2 * row], rstd = stat[2 * row + 1];
-    for (int64_t c = threadIdx.x; c < x.cols; c += TR_BLOCK)
-        tr_put(y, row, c, (tr_get(x, row, c) - mean) * rstd * tr_get(g, 0, c) + tr_get(b, 0, c));
+    team<TEAM> w(1, x.cols);
+    if (w.i >= rows) return;
+    held<TEAM> h(w, x);
+    float mean = stat[2 * w.i], rstd = stat[2 * w.i + 1];
+    h.first([&](float (&v)[TR_WIDE], int64_t c) {
+        float gain[TR_WIDE], bias[TR_WIDE];
+        tr_get8(gain, g, 0, c, w.n(c));
+        tr_get8(bias, b, 0, c, w.n(c));
+        EIGHT v[k] = (v[k] - mean) * rstd * gain[k] + bias[k];
+        w.put(y, c, v);
+    });
 }
 
-static __global__ void layer_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *stat, tr_mat g)
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *stat, tr_mat g, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    int64_t row = blockIdx.x, C = x.cols;
-    float mean = stat[2 * row], rstd = stat[2 * row + 1], plain = 0, along = 0;
-    for (int64_t c = threadIdx.x; c < C; c += TR_BLOCK) {
-        float d = tr_get(dy, row, c) * tr_get(g, 0, c);
-        plain += d;
-        along = fmaf(d, (tr_get(x, row, c) - mean) * rstd, along);
-    }
-    float a = tr_block_sum(plain, s.part) / (float)C, b = tr_block_sum(along, s.part) / (float)C;
-    for (int64_t c = threadIdx.x; c < C; c += TR_BLOCK) {
-        float d = tr_get(dy, row, c) * tr_get(g, 0, c), xh = (tr_get(x, row, c) - mean) * rstd;
-        float old = acc ? tr_get(dx, row, c) : 0;
-        tr_put(dx, row, c, old + rstd * (d - a - xh * b));
-    }
+    team<TEAM> w(1, x.cols);
+    if (w.i >= rows) return;
+    held<TEAM> h(w, x);
+    float mean = stat[2 * w.i], rstd = stat[2 * w.i + 1], plain = 0, along = 0;
+    h.first([&](float (&v)[TR_WIDE], int64_t c) {
+        float d[TR_WIDE], gain[TR_WIDE];
+        w.get(d, dy, c);
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT {
+            d[k] *= gain[k];   /* 0 beyond the row */
+            plain += d[k];
+            along = fmaf(d[k], (v[k] - mean) * rstd, along);
+        }
+    });
+    float a = team_sum<TEAM>(plain, s) / (float)w.width, b = team_sum<TEAM>(along, s) / (float)w.width;
+    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+        float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
+        w.get(d, dy, c);
+        tr_get8(gain, g, 0, c, w.n(c));
+        EIGHT old[k] = 0;
+        if (acc) w.get(old, dx, c);
+        EIGHT old[k] += rstd * (d[k] * gain[k] - a - (v[k] - mean) * rstd * b);
+        w.put(dx, c, old);
+    });
 }
 
-/* Sums over rows, added to what is there: eight threads share a column, each takes every eighth row in order, and the
- * eight sums are added in order. */
-enum { ALONG = 32, ACROSS = TR_BLOCK / ALONG };
+/* Sums over rows, in three steps that each go in order: a part of the rows belongs to a block, whose teams take its rows in turn; the
+ * teams' sums are added; the parts' sums are added to what is there. */
 enum sum_of { BIAS, RMS_GAIN, LAYER_GAIN };
-struct columns_shared { float part[ACROSS][ALONG]; };
+enum { MOST_PARTS = 256, MOST_SUMS = 1 << 20 };
+static __device__ float part_sums[MOST_SUMS];   /* [parts][width]: of the call under way, thus one stream at a time */
+struct columns_shared { float part[TR_BLOCK][TR_WIDE + 1]; };
 
+/* lanes: threads side by side in a row, a power of 2. */
 template <int OF>
-static __global__ void columns_kernel(float *out, int64_t width, tr_mat dy, tr_mat x, const float *stat)
+static __global__ __launch_bounds__(TR_BLOCK) void columns_kernel(int64_t width, int lanes, int64_t rows_each, tr_mat dy, tr_mat x, const float *stat)
 {
     columns_shared &s = tr_shared<columns_shared>();
-    int64_t lane = threadIdx.x % ALONG, y = threadIdx.x / ALONG, c = (int64_t)blockIdx.x * ALONG + lane, groups = dy.cols / width;
-    float sum = 0;
-    for (int64_t i = y; c < width && i < dy.rows * groups; i += ACROSS) {
-        place p = tr_place(i, groups, width);
-        float d = tr_get(dy, p.row, p.at + c);
-        if (OF == RMS_GAIN) d = d * tr_get(x, p.row, p.at + c) * stat[i];
-        if (OF == LAYER_GAIN) d = d * ((tr_get(x, p.row, p.at + c) - stat[2 * i]) * stat[2 * i + 1]);
-        sum += d;
-    }
-    s.part[y][lane] = sum;
+    int lane = (int)threadIdx.x % lanes, teams = TR_BLOCK / lanes;
+    int64_t c = ((int64_t)blockIdx.x * lanes + lane) * TR_WIDE, groups = dy.cols / width, rows = dy.rows * groups, begin = blockIdx.y * rows_each;
+    int64_t end = begin + rows_each < rows ? begin + rows_each : rows;
+    int n = width - c < TR_WIDE ? (int)(width - c) : (int)TR_WIDE;
+    float sum[TR_WIDE] = { 0, 0, 0, 0, 0, 0, 0, 0 };
+    if (c < width)
+#pragma unroll 4
+        for (int64_t i = begin + (int)threadIdx.x / lanes; i < end; i += teams) {
+            int64_t row = groups == 1 ? i : i / groups, at = groups == 1 ? 0 : i % groups * width;
+            float d[TR_WIDE], v[TR_WIDE];
+            tr_get8(d, dy, row, at + c, n);
+            if (OF != BIAS) tr_get8(v, x, row, at + c, n);
+            EIGHT {
+                if (OF == RMS_GAIN) d[k] = d[k] * v[k] * stat[i];
+                if (OF == LAYER_GAIN) d[k] = d[k] * ((v[k] - stat[2 * i]) * stat[2 * i + 1]);
+                sum[k] += d[k];
+            }
+        }
+    EIGHT s.part[threadIdx.x][k] = sum[k];
     __syncthreads();
-    if (y || c >= width) return;
-    for (int k = 1; k < ACROSS; k++) sum += s.part[k][lane];
+    int64_t first = (int64_t)blockIdx.x * lanes * TR_WIDE;
+    for (int j = (int)threadIdx.x; j < lanes * TR_WIDE && first + j < width; j += TR_BLOCK) {
+        float all = 0;
+        for (int t = 0; t < teams; t++) all += s.part[t * lanes + j / TR_WIDE][j % TR_WIDE];
+        part_sums[blockIdx.y * width + first + j] = all;
+    }
+}
+
+static __global__ __launch_bounds__(TR_BLOCK) void parts_kernel(float *out, int64_t width, int parts)
+{
+    int64_t c = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x;
+    if (c >= width) return;
+    float sum = 0;
+    for (int p = 0; p < parts; p++) sum += part_sums[p * width + c];
     out[c] += sum;
 }
 
 template <int OF> static int columns(float *out, int64_t width, tr_mat dy, tr_mat x, const float *stat, tr_cuda_stream s)
 {
-    return tr_launch(dim3((unsigned)((width + ALONG - 1) / ALONG)), TR_BLOCK, sizeof(columns_shared), s, columns_kernel<OF>, out, width, dy, x, stat);
+    int lanes = 1;
+    while (lanes < 32 && lanes * TR_WIDE < width) lanes *= 2;
+    int64_t rows = dy.rows * (dy.cols / width), most = MOST_SUMS / width < MOST_PARTS ? MOST_SUMS / width : (int64_t)MOST_PARTS;
+    int64_t each = 4 * (TR_BLOCK / lanes);   /* rows of a part: four of each team, or more where there would be too many parts */
+    if (!most) return (int)cudaErrorInvalidValue;
+    if (each * most < rows) each = (rows + most - 1) / most;
+    int64_t parts = (rows + each - 1) / each, across = (width + lanes * TR_WIDE - 1) / (lanes * TR_WIDE);
+    int err = tr_launch(dim3((unsigned)across, (unsigned)parts), TR_BLOCK, sizeof(columns_shared), s, columns_kernel<OF>, width, lanes, each, dy, x, stat);
+    return err ? err : tr_launch(dim3((unsigned)((width + TR_BLOCK - 1) / TR_BLOCK)), TR_BLOCK, 0, s, parts_kernel, out, width, parts);
 }
 
-/* A block for each row, or for each group of one. */
-#define ROWS(x, g) dim3((unsigned)((x).rows * ((x).cols / (g).cols))), TR_BLOCK, sizeof(norm_shared), s
+/* The kernel for rows or groups of `width`: a warp has one, or a block where they are wide. */
+#define TEAMS(s, rows, width, kernel, ...) \
+    ((width) > NARROW ? tr_launch(dim3((unsigned)(rows)), TR_BLOCK, sizeof(norm_shared), s, kernel<TR_BLOCK>, __VA_ARGS__, rows) : \
+     tr_launch(dim3((unsigned)(((rows) + TR_BLOCK / 32 - 1) / (TR_BLOCK / 32))), TR_BLOCK, sizeof(norm_shared), s, kernel<32>, __VA_ARGS__, rows))
 
 extern "C" {
 
 int tr_cuda_rms_norm(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, tr_cuda_stream s)
 {
-    return tr_launch(ROWS(x, g), rms_norm_kernel, y, r, x, g, eps);
+    return TEAMS(s, x.rows * (x.cols / g.cols), g.cols, rms_norm_kernel, y, r, x, g, eps);
 }
 
 int tr_cuda_rms_norm_rebuild(tr_mat y, const float *r, tr_mat x, tr_mat g, tr_cuda_stream s)
 {
-    return tr_launch(ROWS(x, g), rms_norm_rebuild_kernel, y, r, x, g);
+    return TEAMS(s, x.rows * (x.cols / g.cols), g.cols, rms_norm_rebuild_kernel, y, r, x, g);
 }
 
 int tr_cuda_rms_norm_backward(tr_mat dx, int acc, float *dg, tr_mat dy, tr_mat x, const float *r, tr_mat g, tr_cuda_stream s)
 {
     int err = dg ? columns<RMS_GAIN>(dg, g.cols, dy, x, r, s) : 0;   /* first: dx may overwrite dy */
-    return err ? err : tr_launch(ROWS(x, g), rms_norm_backward_kernel, dx, acc, dy, x, r, g);
+    return err ? err : TEAMS(s, x.rows * (x.cols / g.cols), g.cols, rms_norm_backward_kernel, dx, acc, dy, x, r, g);
 }
 
 int tr_cuda_layer_norm(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, float eps, tr_cuda_stream s)
 {
-    return tr_launch(ROWS(x, x), layer_norm_kernel, y, stat, x, g, b, eps);
+    return TEAMS(s, x.rows, x.cols, layer_norm_kernel, y, stat, x, g, b, eps);
 }
 
 int tr_cuda_layer_norm_rebuild(tr_mat y, const float *stat, tr_mat x, tr_mat g, tr_mat b, tr_cuda_stream s)
 {
-    return tr_launch(ROWS(x, x), layer_norm_rebuild_kernel, y, stat, x, g, b);
+    return TEAMS(s, x.rows, x.cols, layer_norm_rebuild_kernel, y, stat, x, g, b);
 }
 
 int tr_cuda_layer_norm_backward(tr_mat dx, int acc, float *dg, float *db, tr_mat dy, tr_mat x, const float *stat, tr_mat g, tr_cuda_stream s)
 {
     int err = dg ? columns<LAYER_GAIN>(dg, g.cols, dy, x, stat, s) : 0;
     if (!err && db) err = columns<BIAS>(db, g.cols, dy, x, stat, s);
-    return err ? err : tr_launch(ROWS(x, x), layer_norm_backward_kernel, dx, acc, dy, x, stat, g);
+    return err ? err : TEAMS(s, x.rows, x.cols, layer_norm_backward_kernel, dx, acc, dy, x, stat, g);
 }
 
 int tr_cuda_bias_backward(float *db, tr_mat dy, tr_cuda_stream s) { return columns<BIAS>(db, dy.cols, dy, dy, nullptr, s); }

@@ -1,71 +1,131 @@
 /* Gathers and scatters of rows, and rotary positions. */
 #include "libtrain/kernel/cuda/device.cuh"
 
-static __global__ void embed_kernel(tr_mat y, tr_mat w, const int32_t *ids, int acc)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c >= y.cols) return;
-    float v = tr_get(w, ids[r], c);
-    tr_put(y, r, c, acc ? v + tr_get(y, r, c) : v);
-}
+#define RULE __device__ void operator()(int64_t r, int64_t c, int n) const
+#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
 
-struct embed_shared { int before[TR_BLOCK]; };
+struct embed_rule {
+    tr_mat y, w;
+    const int32_t *ids;
+    int acc;
+    RULE
+    {
+        float v[TR_WIDE], old[TR_WIDE];
+        tr_get8_any(v, w, ids[r], c, n);
+        if (acc) {
+            tr_get8(old, y, r, c, n);
+            EIGHT v[k] += old[k];
+        }
+        tr_put8(y, r, c, n, v);
+    }
+};
 
-/* The block of an id's first token adds all its tokens in order; the others find an earlier one and leave. */
-static __global__ void embed_backward_kernel(tr_mat dw, tr_mat dy, const int32_t *ids)
+struct scatter_rule {
+    tr_mat y, x;
+    const int32_t *rows;
+    RULE
+    {
+        float v[TR_WIDE];
+        tr_get8(v, x, r, c, n);
+        tr_put8(y, rows[r], c, n, v);
+    }
+};
+
+/* Stretches of the first half of each head; the second half goes along. */
+struct rope_rule {
+    tr_mat x, cs;
+    const int32_t *pos;
+    int64_t half;
+    float sign;
+    RULE   /* c: of the halves side by side */
+    {
+        if (half % TR_WIDE == 0) {   /* a stretch lies within one head */
+            int64_t d = (unsigned)c % (unsigned)half, at = (int64_t)((unsigned)c / (unsigned)half) * 2 * half + d;
+            float a[TR_WIDE], b[TR_WIDE], cosine[TR_WIDE], sine[TR_WIDE];
+            tr_get8(cosine, cs, pos[r], d, n);
+            tr_get8(sine, cs, pos[r], half + d, n);
+            tr_get8(a, x, r, at, n);
+            tr_get8(b, x, r, at + half, n);
+            EIGHT {
+                float sn = sign * sine[k], u = a[k] * cosine[k] - b[k] * sn;
+                b[k] = b[k] * cosine[k] + a[k] * sn;
+                a[k] = u;
+            }
+            tr_put8(x, r, at, n, a);
+            tr_put8(x, r, at + half, n, b);
+            return;
+        }
+        for (int64_t i = c; i < c + n; i++) {
+            int64_t d = i % half, at = i / half * 2 * half + d;
+            float cosine = tr_get(cs, pos[r], d), sn = sign * tr_get(cs, pos[r], half + d), a = tr_get(x, r, at), b = tr_get(x, r, at + half);
+            tr_put(x, r, at, a * cosine - b * sn);
+            tr_put(x, r, at + half, b * cosine + a * sn);
+        }
+    }
+};
+
+enum { FETCHED = 8 };   /* rows on their way at once */
+struct embed_shared { int before[TR_BLOCK / 32]; unsigned match[TR_BLOCK / 32]; int at[TR_BLOCK]; };
+
+/* The block of an id's first token adds all its tokens in order, the others find an earlier one and leave. Grid: tokens, stretches of
+ * 2048 columns. */
+static __global__ __launch_bounds__(TR_BLOCK) void embed_backward_kernel(tr_mat dw, tr_mat dy, const int32_t *ids)
 {
     embed_shared &s = tr_shared<embed_shared>();
-    int64_t first = blockIdx.x, c = TR_COLUMN;
+    int first = (int)blockIdx.x, tokens = (int)dy.rows, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int32_t id = ids[first];
     int before = 0;
-    for (int64_t i = threadIdx.x; i < first; i += TR_BLOCK) before |= ids[i] == id;
-    s.before[threadIdx.x] = before;
+    for (int i = (int)threadIdx.x; i < first; i += TR_BLOCK) before |= ids[i] == id;
+    for (int o = 16; o; o /= 2) before |= __shfl_xor_sync(0xffffffffu, before, o);
+    if (!lane) s.before[warp] = before;
     __syncthreads();
-    for (int t = 0; t < TR_BLOCK; t++)
-        if (s.before[t]) return;
-    if (c >= dy.cols) return;
-    float *to = static_cast<float *>(dw.data) + id * dw.ld + c, sum = *to;
-    for (int64_t i = first; i < dy.rows; i++)
-        if (ids[i] == id) sum += tr_get(dy, i, c);
-    *to = sum;
-}
-
-static __global__ void scatter_kernel(tr_mat y, tr_mat x, const int32_t *rows)
-{
-    int64_t r = blockIdx.x, c = TR_COLUMN;
-    if (c < x.cols) tr_put(y, rows[r], c, tr_get(x, r, c));
-}
-
-static __global__ void rope_kernel(tr_mat x, tr_mat cs, const int32_t *pos, int64_t heads, float sign)
-{
-    int64_t half = cs.cols / 2, r = blockIdx.x, at = TR_COLUMN, d = at % half, c = at / half * cs.cols + d;
-    if (at >= heads * half) return;
-    float cosine = tr_get(cs, pos[r], d), sine = sign * tr_get(cs, pos[r], half + d);
-    float a = tr_get(x, r, c), b = tr_get(x, r, c + half);
-    tr_put(x, r, c, a * cosine - b * sine);
-    tr_put(x, r, c + half, b * cosine + a * sine);
+    for (int w = 0; w < TR_BLOCK / 32; w++)
+        if (s.before[w]) return;   /* the whole block */
+    int64_t c = ((int64_t)blockIdx.y * TR_BLOCK + threadIdx.x) * TR_WIDE;
+    int n = dy.cols - c < TR_WIDE ? (int)(dy.cols - c) : (int)TR_WIDE;
+    float sum[TR_WIDE];
+    if (n > 0) tr_get8(sum, dw, id, c, n);
+    for (int base = first; base < tokens; base += TR_BLOCK) {
+        int i = base + (int)threadIdx.x, found = i < tokens && ids[i] == id;
+        unsigned match = __ballot_sync(0xffffffffu, found);
+        if (!lane) s.match[warp] = match;
+        __syncthreads();
+        int count = 0, mine = 0;   /* of all 256; of those before this thread */
+        for (int w = 0; w < TR_BLOCK / 32; w++) {
+            if (w == warp) mine = count + __popc(match & ((1u << lane) - 1));
+            count += __popc(s.match[w]);
+        }
+        if (found) s.at[mine] = i;
+        __syncthreads();
+        if (n > 0)
+            for (int j = 0; j < count; j += FETCHED) {
+                float d[FETCHED][TR_WIDE];
+#pragma unroll
+                for (int u = 0; u < FETCHED; u++)
+                    if (j + u < count) tr_get8(d[u], dy, s.at[j + u], c, n);
+#pragma unroll
+                for (int u = 0; u < FETCHED; u++)
+                    if (j + u < count) EIGHT sum[k] += d[u][k];
+            }
+    }
+    if (n > 0) tr_put8(dw, id, c, n, sum);
 }
 
 extern "C" {
 
-int tr_cuda_embed(tr_mat y, tr_mat w, const int32_t *ids, int acc, tr_cuda_stream s)
-{
-    return tr_launch(tr_grid(y.rows, y.cols), TR_BLOCK, 0, s, embed_kernel, y, w, ids, acc);
-}
+int tr_cuda_embed(tr_mat y, tr_mat w, const int32_t *ids, int acc, tr_cuda_stream s) { return tr_each(y.rows, y.cols, s, embed_rule{ y, w, ids, acc }); }
 
 int tr_cuda_embed_backward(tr_mat dw, tr_mat dy, const int32_t *ids, tr_cuda_stream s)
 {
-    return tr_launch(tr_grid(dy.rows, dy.cols), TR_BLOCK, sizeof(embed_shared), s, embed_backward_kernel, dw, dy, ids);
+    dim3 grid((unsigned)dy.rows, (unsigned)((dy.cols + TR_BLOCK * TR_WIDE - 1) / (TR_BLOCK * TR_WIDE)));
+    return tr_launch(grid, TR_BLOCK, sizeof(embed_shared), s, embed_backward_kernel, dw, dy, ids);
 }
 
-int tr_cuda_scatter(tr_mat y, tr_mat x, const int32_t *rows, tr_cuda_stream s)
-{
-    return tr_launch(tr_grid(x.rows, x.cols), TR_BLOCK, 0, s, scatter_kernel, y, x, rows);
-}
+int tr_cuda_scatter(tr_mat y, tr_mat x, const int32_t *rows, tr_cuda_stream s) { return tr_each(x.rows, x.cols, s, scatter_rule{ y, x, rows }); }
 
 int tr_cuda_rope(tr_mat x, tr_mat cs, const int32_t *pos, int64_t heads, int inverse, tr_cuda_stream s)
 {
-    return tr_launch(tr_grid(x.rows, heads * (cs.cols / 2)), TR_BLOCK, 0, s, rope_kernel, x, cs, pos, heads, inverse ? -1.0f : 1.0f);
+    return tr_each(x.rows, heads * (cs.cols / 2), s, rope_rule{ x, cs, pos, cs.cols / 2, inverse ? -1.0f : 1.0f });
 }
 
 }

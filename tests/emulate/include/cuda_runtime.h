@@ -18,6 +18,8 @@ struct dim3 {
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;   /* of the running fiber */
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9 };
@@ -58,6 +60,16 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int lanes
     tr_emulate_exchange(mask, &v, &out, sizeof v, (threadIdx.x % 32) ^ (unsigned)lanes);
     return out;
 }
+
+static inline unsigned __ballot_sync(unsigned mask, int v)
+{
+    unsigned set = v != 0, all[32], bits = 0;
+    tr_emulate_gather(&set, all, sizeof set);
+    for (unsigned l = 0; l < 32; l++) bits |= all[l] << l;
+    return mask & bits;
+}
+
+static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 
 static inline float __uint_as_float(unsigned u)
 {
