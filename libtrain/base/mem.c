@@ -43,13 +43,19 @@ void tr_mem_count(enum tr_category c, int64_t delta)
 enum { PAGE = 4096, MAPPED = 1 << 20 };
 static size_t page_up(size_t bytes) { return (bytes + PAGE - 1) & ~(size_t)(PAGE - 1); }
 
+static void *dry_place(size_t bytes)
+{
+    void *p = (void *)dry_next;
+    dry_next += page_up(bytes);
+    return p;
+}
+
 int tr_mem_alloc(void **out, size_t bytes, enum tr_category c)
 {
     *out = NULL;
     if (bytes == 0) return TR_OK;
     if (dry) {
-        *out = (void *)dry_next;
-        dry_next += page_up(bytes);
+        *out = dry_place(bytes);
     } else if (bytes >= MAPPED) {
         void *p = mmap(NULL, page_up(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) goto full;
@@ -77,97 +83,189 @@ void tr_mem_free(void *p, size_t bytes, enum tr_category c)
     tr_mem_count(c, -(int64_t)bytes);
 }
 
-/* ---- step arena. Regions in address order, each free or used; a step has a few hundred, so lists are walked. */
-struct region { size_t offset, bytes; bool used; enum tr_category category; };
-static struct region *regions;
-static size_t n_regions, cap_regions;
-static char *arena_base;    /* of this mode */
-static const size_t ARENA_SPAN = (size_t)1 << 40;
+/* ---- tensors on a device */
+
+static const struct tr_device_memory *device;
+
+static int device_full(enum tr_category c, size_t bytes)
+{
+    return tr_fail(TR_EFAIL, "no memory on the device (%s): %zu more bytes were refused with %zu in use there; lower train.micro_batch or "
+                   "data.sequence, or set memory.recompute = block", names[c], bytes, ledger.device + ledger.device_reserved);
+}
+
+int tr_device_alloc(void **out, size_t bytes, enum tr_category c)
+{
+    if (!device) return tr_mem_alloc(out, bytes, c);
+    *out = NULL;
+    if (bytes == 0) return TR_OK;
+    if (dry) *out = dry_place(bytes);
+    else if (device->alloc(out, bytes) != TR_OK) return device_full(c, bytes);
+    ledger.device += bytes;
+    tr_mem_count(c, (int64_t)bytes);
+    return TR_OK;
+}
+
+void tr_device_free(void *p, size_t bytes, enum tr_category c)
+{
+    if (!device) tr_mem_free(p, bytes, c);
+    if (!device || !p) return;
+    if (!dry) device->free(p);
+    ledger.device -= bytes;
+    tr_mem_count(c, -(int64_t)bytes);
+}
+
+/* ---- step arenas. Regions in the order of their pieces, in each of addresses, free or used; a step has a few hundred, so
+ * lists are walked. The host's has one piece, of addresses that become memory when they are touched. */
+struct region { char *at; size_t bytes; bool begins /* a piece */, used; enum tr_category category; };
+struct arena { struct region *region; size_t n, cap; size_t align; size_t *reserved; };
+static struct arena host_arena = { .align = 64, .reserved = &ledger.arena_reserved };
+static struct arena device_arena = { .align = 256, .reserved = &ledger.device_reserved };
+static const size_t ARENA_SPAN = (size_t)1 << 40, PIECE = (size_t)64 << 20;
+
+static bool on_device(const struct arena *a) { return a == &device_arena; }
+
+/* Nothing is in it any more, but its pieces are there. */
+static void arena_clear(struct arena *a)
+{
+    size_t pieces = 0;
+    for (size_t i = 0; i < a->n; i++) {
+        struct region r = a->region[i];
+        if (r.used) tr_mem_count(r.category, -(int64_t)r.bytes);
+        r.used = false;
+        if (r.begins) a->region[pieces++] = r;
+        else a->region[pieces - 1].bytes += r.bytes;
+    }
+    a->n = pieces;
+}
+
+static void arena_release(struct arena *a)
+{
+    arena_clear(a);
+    for (size_t i = 0; i < a->n && !dry; i++) {
+        if (on_device(a)) device->free(a->region[i].at);
+        else munmap(a->region[i].at, ARENA_SPAN);
+    }
+    a->n = 0;
+    *a->reserved = 0;
+}
 
 void tr_mem_dry(bool on)
 {
     if (on == dry) return;
-    tr_arena_reset();
-    if (arena_base && !dry) munmap(arena_base, ARENA_SPAN);
-    arena_base = NULL;
-    ledger.arena_reserved = 0;
+    arena_release(&host_arena);
+    arena_release(&device_arena);
     dry = on;
 }
 
-static int region_insert(size_t at, struct region r)
+void tr_mem_device(const struct tr_device_memory *m)
 {
-    if (n_regions == cap_regions) {
-        size_t cap = cap_regions ? 2 * cap_regions : 256;
-        struct region *more = realloc(regions, cap * sizeof *more);
+    arena_release(&device_arena);
+    device = m;
+}
+
+static int region_insert(struct arena *a, size_t at, struct region r)
+{
+    if (a->n == a->cap) {
+        size_t cap = a->cap ? 2 * a->cap : 256;
+        struct region *more = realloc(a->region, cap * sizeof *more);
         if (!more) return tr_fail(TR_EFAIL, "no memory (arena)");
-        regions = more;
-        cap_regions = cap;
+        a->region = more;
+        a->cap = cap;
     }
-    memmove(regions + at + 1, regions + at, (n_regions - at) * sizeof *regions);
-    regions[at] = r;
-    n_regions++;
+    memmove(a->region + at + 1, a->region + at, (a->n - at) * sizeof *a->region);
+    a->region[at] = r;
+    a->n++;
     return TR_OK;
 }
 
-static void region_remove(size_t at)
+static void region_remove(struct arena *a, size_t at)
 {
-    memmove(regions + at, regions + at + 1, (n_regions - at - 1) * sizeof *regions);
-    n_regions--;
+    memmove(a->region + at, a->region + at + 1, (a->n - at - 1) * sizeof *a->region);
+    a->n--;
 }
 
-int tr_arena_alloc(void **out, size_t bytes, enum tr_category c)
+/* A piece of at least so many bytes. */
+static int arena_grow(struct arena *a, size_t bytes, enum tr_category c)
+{
+    struct region r = { .bytes = ARENA_SPAN, .begins = true };
+    void *p;
+    if (dry) r.at = (char *)((uintptr_t)(on_device(a) ? 3 : 2) << 44);
+    else if (on_device(a)) {
+        r.bytes = bytes;
+        if (device->alloc(&p, bytes) != TR_OK) return device_full(c, bytes);
+        r.at = p;
+        *a->reserved += bytes;
+    } else {
+        p = mmap(NULL, ARENA_SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) return tr_fail(TR_EFAIL, "no address space for work buffers: lift the limit of `ulimit -v`");
+        r.at = p;
+    }
+    return region_insert(a, a->n, r);
+}
+
+static size_t best_fit(const struct arena *a, size_t need)
+{
+    size_t best = a->n;
+    for (size_t i = 0; i < a->n; i++)
+        if (!a->region[i].used && a->region[i].bytes >= need && (best == a->n || a->region[i].bytes < a->region[best].bytes)) best = i;
+    return best;
+}
+
+static int arena_alloc(struct arena *a, void **out, size_t bytes, enum tr_category c)
 {
     *out = NULL;
     if (bytes > ARENA_SPAN / 2) return tr_fail(TR_EFAIL, "a work buffer of %zu bytes is beyond any machine", bytes);
-    size_t need = bytes ? (bytes + 63) & ~(size_t)63 : 64;
-    if (!arena_base) {
-        if (dry) arena_base = (char *)((uintptr_t)1 << 45);
-        else {
-            void *p = mmap(NULL, ARENA_SPAN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (p == MAP_FAILED) return tr_fail(TR_EFAIL, "no address space for work buffers: lift the limit of `ulimit -v`");
-            arena_base = p;
-        }
+    size_t need = bytes ? (bytes + a->align - 1) & ~(a->align - 1) : a->align, best = best_fit(a, need);
+    if (best == a->n) {
+        if (a->n && (dry || !on_device(a))) return tr_fail(TR_EFAIL, "no memory (work buffers): %zu bytes", bytes);
+        TR_TRY(arena_grow(a, need > PIECE ? need : PIECE, c));
     }
-    if (n_regions == 0) TR_TRY(region_insert(0, (struct region){ 0, ARENA_SPAN, false, c }));
-    size_t best = n_regions;
-    for (size_t i = 0; i < n_regions; i++)
-        if (!regions[i].used && regions[i].bytes >= need && (best == n_regions || regions[i].bytes < regions[best].bytes)) best = i;
-    if (best == n_regions) return tr_fail(TR_EFAIL, "no memory (work buffers): %zu bytes", bytes);
-    size_t offset = regions[best].offset, rest = regions[best].bytes - need;
-    if (rest) TR_TRY(region_insert(best + 1, (struct region){ offset + need, rest, false, c }));
-    regions[best] = (struct region){ offset, need, true, c };
-    if (offset + need > ledger.arena_reserved) ledger.arena_reserved = offset + need;
-    *out = arena_base + offset;
+    struct region *r = &a->region[best];
+    if (r->bytes > need) {
+        TR_TRY(region_insert(a, best + 1, (struct region){ .at = r->at + need, .bytes = r->bytes - need }));
+        r = &a->region[best];
+        r->bytes = need;
+    }
+    r->used = true;
+    r->category = c;
+    size_t top = (size_t)(r->at - a->region[0].at) + need; /* means something where there is one piece */
+    if ((dry || !on_device(a)) && top > *a->reserved) *a->reserved = top;
+    *out = r->at;
     tr_mem_count(c, (int64_t)need);
     return TR_OK;
 }
 
-void tr_arena_free(void *p, enum tr_category c)
+static void arena_free(struct arena *a, void *p)
 {
+    size_t at = 0;
     if (!p) return;
-    size_t offset = (size_t)((char *)p - arena_base), lo = 0, hi = n_regions;
-    while (hi - lo > 1) {
-        size_t mid = (lo + hi) / 2;
-        if (regions[mid].offset <= offset) lo = mid;
-        else hi = mid;
+    while (a->region[at].at != p) at++;
+    tr_mem_count(a->region[at].category, -(int64_t)a->region[at].bytes);
+    a->region[at].used = false;
+    if (at + 1 < a->n && !a->region[at + 1].used && !a->region[at + 1].begins) {
+        a->region[at].bytes += a->region[at + 1].bytes;
+        region_remove(a, at + 1);
     }
-    tr_mem_count(c, -(int64_t)regions[lo].bytes);
-    regions[lo].used = false;
-    if (lo + 1 < n_regions && !regions[lo + 1].used) {
-        regions[lo].bytes += regions[lo + 1].bytes;
-        region_remove(lo + 1);
+    if (!a->region[at].begins && !a->region[at - 1].used) {
+        a->region[at - 1].bytes += a->region[at].bytes;
+        region_remove(a, at);
     }
-    if (lo > 0 && !regions[lo - 1].used) {
-        regions[lo - 1].bytes += regions[lo].bytes;
-        region_remove(lo);
-    }
+}
+
+int tr_arena_alloc(void **out, size_t bytes, enum tr_category c) { return arena_alloc(&host_arena, out, bytes, c); }
+void tr_arena_free(void *p, enum tr_category c) { arena_free(&host_arena, p); }
+int tr_device_arena(void **out, size_t bytes, enum tr_category c) { return arena_alloc(device ? &device_arena : &host_arena, out, bytes, c); }
+void tr_device_arena_free(void *p, enum tr_category c) { arena_free(device ? &device_arena : &host_arena, p); }
+
+int tr_device_reserve(size_t bytes)
+{
+    return device && !dry && bytes && !device_arena.n ? arena_grow(&device_arena, bytes, TR_ACTIVATIONS) : TR_OK;
 }
 
 void tr_arena_reset(void)
 {
-    for (size_t i = 0; i < n_regions; i++)
-        if (regions[i].used) tr_mem_count(regions[i].category, -(int64_t)regions[i].bytes);
-    n_regions = 0;
+    arena_clear(&host_arena);
+    arena_clear(&device_arena);
 }
 
 static size_t status_field(const char *key)

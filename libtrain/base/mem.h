@@ -2,7 +2,10 @@
  *
  * Two sources: blocks that live for the run (tr_mem_alloc) and the step arena (tr_arena_*), in which activations and
  * work buffers come and go. In dry mode (tr_mem_dry) nothing is really allocated: blocks get addresses that must not be
- * touched and the ledger counts as usual. So `train plan` runs the code of a step, and the forecast is the allocation. */
+ * touched and the ledger counts as usual. So `train plan` runs the code of a step, and the forecast is the allocation.
+ *
+ * Both are there twice: in the host's memory, and for tensors (tr_device_*) where the kernels work, which is the host's memory, too,
+ * unless a device was set. */
 #ifndef TR_MEM_H
 #define TR_MEM_H
 #include <stdbool.h>
@@ -21,6 +24,8 @@ struct tr_ledger {
     size_t peak;                    /* largest total since tr_mem_reset_peak */
     size_t at_peak[TR_CATEGORIES];  /* the categories at that moment */
     size_t arena_reserved;          /* bytes of the step arena that were ever in use: what is resident */
+    size_t device;                  /* part of total that is in blocks on a device */
+    size_t device_reserved;         /* bytes of the device's step arena that are resident there */
 };
 
 /* The ledger as it stands. */
@@ -50,6 +55,19 @@ int tr_arena_alloc(void **out, size_t bytes, enum tr_category c);   /* not zeroe
 void tr_arena_free(void *p, enum tr_category c);
 /* Forgets everything that is alive in the arena (after an error inside a step). */
 void tr_arena_reset(void);
+
+/* ---- memory of tensors. alloc gives zeroed bytes aligned to 256; errors are TR_EFAIL without a message. */
+struct tr_device_memory { int (*alloc)(void **out, size_t bytes); void (*free)(void *p); };
+
+/* From now on tensors are in `m`'s memory (NULL: in the host's); only while nothing is allocated. */
+void tr_mem_device(const struct tr_device_memory *m);
+/* As tr_mem_alloc and tr_arena_alloc, for what kernels work on. */
+int tr_device_alloc(void **out, size_t bytes, enum tr_category c);
+void tr_device_free(void *p, size_t bytes, enum tr_category c);
+int tr_device_arena(void **out, size_t bytes, enum tr_category c);
+void tr_device_arena_free(void *p, enum tr_category c);
+/* Takes the device's arena, so large, in one piece; without it, or beyond it, it grows in pieces. */
+int tr_device_reserve(size_t bytes);
 
 /* Resident bytes of this process now and its peak (from /proc/self/status); 0 when not known. */
 size_t tr_rss_now(void);

@@ -12,22 +12,6 @@ const char *tr_role_name(enum tr_role r)
     return name[r];
 }
 
-int64_t tr_cols(const struct tr_tensor *t) { return t->ndim ? t->dim[t->ndim - 1] : 0; }
-
-int64_t tr_rows(const struct tr_tensor *t)
-{
-    int64_t n = t->ndim ? 1 : 0;
-    for (int i = 0; i + 1 < t->ndim; i++) n *= t->dim[i];
-    return n;
-}
-
-int64_t tr_groups(const struct tr_tensor *t)
-{
-    return t->quant.group > 0 ? (tr_cols(t) + t->quant.group - 1) / t->quant.group : 0;
-}
-
-int64_t tr_count(const struct tr_tensor *t) { return tr_rows(t) * tr_cols(t); }
-
 size_t tr_bytes(const struct tr_tensor *t)
 {
     int64_t rows = tr_rows(t);
@@ -69,12 +53,12 @@ void tr_quant_point(struct tr_tensor *t, void *block)
 int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim)
 {
     TR_TRY(shape(t, dtype, ndim, dim, 0));
-    TR_TRY(tr_mem_alloc(&t->data, owned_bytes(t), c));
+    TR_TRY(tr_device_alloc(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_MEM + c);
     if (dtype != TR_INT8) return TR_OK;
     void *block = NULL;
     t->quant.group = TR_QUANT_GROUP;
-    int rc = tr_mem_alloc(&block, tr_quant_bytes(t), c);
+    int rc = tr_device_alloc(&block, tr_quant_bytes(t), c);
     tr_quant_point(t, block);
     if (rc != TR_OK) tr_tensor_release(t);
     return rc;
@@ -83,12 +67,12 @@ int tr_tensor_new(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, 
 int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype, int ndim, const int64_t *dim, int64_t pad)
 {
     TR_TRY(shape(t, dtype, ndim, dim, pad));
-    TR_TRY(tr_arena_alloc(&t->data, owned_bytes(t), c));
+    TR_TRY(tr_device_arena(&t->data, owned_bytes(t), c));
     t->owner = (unsigned char)(OWNER_ARENA + c);
     if (dtype != TR_INT8) return TR_OK;
     void *block = NULL;
     t->quant.group = TR_QUANT_GROUP;
-    int rc = tr_arena_alloc(&block, tr_quant_bytes(t), c);
+    int rc = tr_device_arena(&block, tr_quant_bytes(t), c);
     tr_quant_point(t, block);
     if (rc != TR_OK) tr_tensor_release(t);
     return rc;
@@ -97,12 +81,12 @@ int tr_tensor_arena(struct tr_tensor *t, enum tr_category c, enum tr_dtype dtype
 void tr_tensor_release(struct tr_tensor *t)
 {
     if (t->owner >= OWNER_ARENA) {
-        tr_arena_free(t->quant.scale, (enum tr_category)(t->owner - OWNER_ARENA));
-        tr_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
+        tr_device_arena_free(t->quant.scale, (enum tr_category)(t->owner - OWNER_ARENA));
+        tr_device_arena_free(t->data, (enum tr_category)(t->owner - OWNER_ARENA));
     } else if (t->owner >= OWNER_MEM) {
         enum tr_category c = (enum tr_category)(t->owner - OWNER_MEM);
-        if (t->quant.scale) tr_mem_free(t->quant.scale, tr_quant_bytes(t), c);
-        tr_mem_free(t->data, owned_bytes(t), c);
+        if (t->quant.scale) tr_device_free(t->quant.scale, tr_quant_bytes(t), c);
+        tr_device_free(t->data, owned_bytes(t), c);
     }
     *t = (struct tr_tensor){ 0 };
 }

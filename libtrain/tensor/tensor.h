@@ -29,10 +29,21 @@ struct tr_tensor {
     unsigned char owner;     /* 0 a view; else how release gives the bytes back */
 };
 
-int64_t tr_cols(const struct tr_tensor *t);    /* last dimension */
-int64_t tr_rows(const struct tr_tensor *t);    /* product of the others */
-int64_t tr_count(const struct tr_tensor *t);   /* elements */
-int64_t tr_groups(const struct tr_tensor *t);  /* scales of a row of int8 weights */
+/* The last dimension, and the product of the others. */
+static inline int64_t tr_cols(const struct tr_tensor *t) { return t->ndim ? t->dim[t->ndim - 1] : 0; }
+
+static inline int64_t tr_rows(const struct tr_tensor *t)
+{
+    int64_t n = t->ndim ? 1 : 0;
+    for (int i = 0; i + 1 < t->ndim; i++) n *= t->dim[i];
+    return n;
+}
+
+static inline int64_t tr_count(const struct tr_tensor *t) { return tr_rows(t) * tr_cols(t); }   /* elements */
+
+/* Scales of a row of int8 weights. */
+static inline int64_t tr_groups(const struct tr_tensor *t) { return t->quant.group > 0 ? (tr_cols(t) + t->quant.group - 1) / t->quant.group : 0; }
+
 size_t tr_bytes(const struct tr_tensor *t);    /* bytes from the first to the last element, gaps of `ld` included */
 
 /* A tensor of its own bytes, zeroed, from tr_mem_alloc; ld = last dimension. Errors: TR_EFAIL; a product of dimensions

@@ -2,6 +2,7 @@
 #include "tests/support/support.h"
 #include "libtrain/base/mem.h"
 #include "libtrain/base/rng.h"
+#include <stdlib.h>
 #include <string.h>
 
 static size_t sum(const size_t now[TR_CATEGORIES])
@@ -203,9 +204,77 @@ static void resident(void **state)
     assert_true(tr_rss_now() < before + (32 << 20));
 }
 
+static size_t pieces, piece[8];
+
+static int fake_alloc(void **out, size_t bytes)
+{
+    piece[pieces++] = bytes;
+    return bytes > 1 << 30 || posix_memalign(out, 256, bytes) ? 1 : 0;
+}
+
+static void fake_free(void *p)
+{
+    pieces--;
+    free(p);
+}
+
+static char *take_device(size_t bytes)
+{
+    void *p;
+    assert_ok(tr_device_arena(&p, bytes, TR_ACTIVATIONS));
+    return p;
+}
+
+/* Tensors' memory is the device's, all else the host's; the arena there is what was reserved, and grows in pieces of its own. */
+static void on_a_device(void **state)
+{
+    enum { RESERVED = 1 << 20, PIECE = 64 << 20 };
+    static const struct tr_device_memory fake = { fake_alloc, fake_free };
+    size_t host = tr_mem_ledger().arena_reserved;
+    void *w, *h, *none = &none;
+    tr_mem_device(&fake);
+    assert_ok(tr_device_alloc(&w, 1000, TR_WEIGHTS));
+    assert_ok(tr_mem_alloc(&h, 500, TR_WEIGHTS));
+    assert_int_equal(pieces, 1);
+    assert_int_equal(tr_mem_ledger().now[TR_WEIGHTS], 1500);
+    assert_int_equal(tr_mem_ledger().device, 1000);
+    assert_int_equal(tr_device_alloc(&none, (size_t)1 << 31, TR_WEIGHTS), TR_EFAIL);
+    assert_non_null(strstr(tr_message(), "no memory on the device (weights)"));
+    assert_null(none);
+    pieces--;
+    assert_ok(tr_device_reserve(RESERVED));
+    char *a = take_device(1000), *b = take_device(RESERVED - 1024);
+    assert_ptr_equal(b, a + 1024);
+    assert_int_equal(tr_mem_ledger().device_reserved, RESERVED);
+    assert_int_equal(pieces, 2);
+    char *c = take_device(100), *d = take_device(PIECE + 1);   /* beyond it: a piece, and one larger than a piece */
+    assert_int_equal(pieces, 4);
+    assert_int_equal(piece[2], PIECE);
+    assert_int_equal(piece[3], PIECE + 256);
+    assert_int_equal(tr_mem_ledger().arena_reserved, host);
+    tr_device_arena_free(a, TR_ACTIVATIONS);
+    tr_device_arena_free(d, TR_ACTIVATIONS);
+    tr_device_arena_free(c, TR_ACTIVATIONS);
+    tr_device_arena_free(b, TR_ACTIVATIONS);
+    assert_ptr_equal(take_device(RESERVED), a);    /* pieces never merge, whatever their addresses */
+    assert_ptr_equal(take_device(PIECE), c);
+    assert_ptr_equal(take_device(PIECE + 256), d);
+    assert_int_equal(pieces, 4);
+    tr_arena_reset();
+    assert_int_equal(tr_mem_ledger().now[TR_ACTIVATIONS], 0);
+    assert_ptr_equal(take_device(PIECE + 1), d);
+    tr_arena_reset();
+    tr_device_free(w, 1000, TR_WEIGHTS);
+    tr_mem_free(h, 500, TR_WEIGHTS);
+    tr_mem_device(NULL);
+    assert_int_equal(pieces, 0);
+    assert_int_equal(tr_mem_ledger().device_reserved, 0);
+    assert_int_equal(tr_mem_ledger().total, 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(blocks), cmocka_unit_test(impossible_sizes), cmocka_unit_test(peaks), cmocka_unit_test(trace),
-        cmocka_unit_test(best_fit), cmocka_unit_test(random_life), cmocka_unit_test(dry_counts_as_real), cmocka_unit_test(resident) };
+        cmocka_unit_test(best_fit), cmocka_unit_test(random_life), cmocka_unit_test(dry_counts_as_real), cmocka_unit_test(resident), cmocka_unit_test(on_a_device) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
