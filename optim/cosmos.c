@@ -78,7 +78,7 @@ static int first_basis(struct cosmos_state *st, const struct opt_step *s)
     if (most < r) tr_kernels()->random_normal(&rows, tr_key(s->seed, TR_RNG_PROJECTION, tr_hash(s->p->name), 0), 1);
     TR_GO(tr_singular_vectors(&top, s->grad, true, NULL));
     tr_kernels()->fill(&unit, 0);
-    tr_add_diagonal(&unit, 1);
+    TR_GO(tr_add_diagonal(&unit, 1));
     TR_GO(tr_gemm_f32(&st->p, 1, &rows, true, &unit, false, 0)); /* turned */
     rc = most < r ? tr_orthonormal(&st->p) : TR_OK;
 done:

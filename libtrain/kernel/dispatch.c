@@ -1,6 +1,7 @@
-/* Which table is used: dry in dry mode, else the best that the CPU allows under DNNL_MAX_CPU_ISA and TR_KERNELS. */
+/* Which table is used: dry in dry mode, else the device's, else the best that the CPU allows under DNNL_MAX_CPU_ISA and TR_KERNELS. */
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/attention.h"
+#include "libtrain/kernel/device.h"
 #include "train_config.h"
 #include <omp.h>
 #include <stdlib.h>
@@ -121,8 +122,9 @@ static const struct tr_kernels *choose(void)
 
 const struct tr_kernels *tr_kernels(void)
 {
-    static const struct tr_kernels *best;
-    if (!best) best = choose();
+    static const struct tr_kernels *cpu;
+    if (!cpu) cpu = choose();
+    const struct tr_kernels *best = tr_device() ? tr_device()->kernels : cpu;
     if (!tr_mem_is_dry()) return best;
     dry.attention_work = best->attention_work; /* the forecast counts what the chosen kernels will ask for */
     return &dry;

@@ -1,6 +1,7 @@
 #include "libtrain/kernel/linalg.h"
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/kernel.h"
 #include "train_config.h"
 #include <math.h>
@@ -10,7 +11,7 @@
 /* Element c of vector i of p. */
 static float *entry(const struct tr_tensor *p, bool right, int64_t i, int64_t c) { return (float *)p->data + (right ? i * p->ld + c : c * p->ld + i); }
 
-void tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+static void settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old)
 {
     int64_t r = right ? tr_rows(p) : tr_cols(p), l = right ? tr_cols(p) : tr_rows(p);
     for (int64_t i = 0; i < r && !tr_mem_is_dry(); i++) {
@@ -26,11 +27,62 @@ void tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *ol
     }
 }
 
-void tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+static void keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old)
 {
     int64_t r = right ? tr_rows(p) : tr_cols(p), l = right ? tr_cols(p) : tr_rows(p);
     for (int64_t i = 0; i < r && !tr_mem_is_dry(); i++)
         for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = old ? *entry(old, right, i, c) : i == c;
+}
+
+/* ---- matrices of a device in the host's memory */
+
+/* The first `out` of h are written back by host_end. Without a device they are the matrices themselves. */
+struct on_host { struct tr_tensor h[3], t[3]; void *mem[3]; int n; };
+
+static int host_begin(struct on_host *o, int n, const struct tr_tensor *const *t)
+{
+    *o = (struct on_host){ 0 };
+    for (; o->n < n; o->n++) {
+        if (!t[o->n]) continue;
+        o->t[o->n] = o->h[o->n] = *t[o->n];
+        if (!tr_device()) continue;
+        int rc = tr_arena_alloc(&o->mem[o->n], (size_t)tr_count(t[o->n]) * tr_dtype_size(t[o->n]->dtype), TR_WORKSPACE);
+        if (rc != TR_OK) {
+            while (o->n-- > 0) tr_arena_free(o->mem[o->n], TR_WORKSPACE);
+            return rc;
+        }
+        o->h[o->n] = tr_tensor_view(o->mem[o->n], t[o->n]->dtype, t[o->n]->ndim, t[o->n]->dim);
+        if (!tr_mem_is_dry()) tr_tensor_read(t[o->n], o->mem[o->n]);
+    }
+    return TR_OK;
+}
+
+static int host_end(struct on_host *o, int out, int rc)
+{
+    while (o->n-- > 0) {
+        if (!o->mem[o->n]) continue;
+        if (rc == TR_OK && o->n < out) tr_tensor_write(&o->t[o->n], o->mem[o->n]);
+        tr_arena_free(o->mem[o->n], TR_WORKSPACE);
+    }
+    return rc;
+}
+
+#define TENSORS(...) (int)(sizeof((const struct tr_tensor *[]){ __VA_ARGS__ }) / sizeof(struct tr_tensor *)), (const struct tr_tensor *[]){ __VA_ARGS__ }
+
+int tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(p, old)));
+    settle_signs(&o.h[0], right, old ? &o.h[1] : NULL);
+    return host_end(&o, 1, TR_OK);
+}
+
+int tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(p, old)));
+    keep_vectors(&o.h[0], right, old ? &o.h[1] : NULL);
+    return host_end(&o, 1, TR_OK);
 }
 
 #if HAVE_BLAS
@@ -109,10 +161,10 @@ static void put(struct tr_tensor *p, const double *v, bool right, int64_t r, int
 {
     for (int64_t i = 0; i < r; i++)
         for (int64_t c = 0; c < l; c++) *entry(p, right, i, c) = (float)v[i * l + c];
-    tr_settle_signs(p, right, old);
+    settle_signs(p, right, old);
 }
 
-int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
+static int singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
 {
     int64_t m = tr_rows(g), n = tr_cols(g), r = right ? tr_rows(p) : tr_cols(p), l = right ? n : m;
     bool rows = m < n || (m == n && !right);  /* the Gram matrix is of the rows; a square one's is of the side that is asked for */
@@ -126,7 +178,7 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
         int threads = tr_blas_begin();
         gram(a, mem[1], g, rows);
         for (int64_t i = 0; i < s; i++) trace += a[i * s + i];
-        if (!isfinite(trace) || trace <= 0) tr_keep_vectors(p, right, old);
+        if (!isfinite(trace) || trace <= 0) keep_vectors(p, right, old);
         else {
             rc = largest(z, a, s, r, mem[2], lwork, mem[3], liwork);
             if (rc == TR_OK && rows == right) other_side(mem[5], z, g, rows, r, l);
@@ -189,7 +241,7 @@ static lapack_int orthonormal(double *q, int64_t m, int64_t n, double *work, int
 
 enum { QR_BLOCK = 64 };
 
-int tr_orthonormal(struct tr_tensor *q)
+static int orthonormal_matrix(struct tr_tensor *q)
 {
     struct scratch s = { 0 };
     int64_t m = tr_rows(q), n = tr_cols(q);
@@ -208,7 +260,7 @@ done:
     return rc;
 }
 
-int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a)
+static int eigenvectors(struct tr_tensor *q, const struct tr_tensor *a)
 {
     struct scratch s = { 0 };
     int64_t n = tr_rows(a), lwork = 1 + 6 * n + 2 * n * n, liwork = 3 + 5 * n;
@@ -238,7 +290,7 @@ static int by_rank(const void *a, const void *b)
     return x->value != y->value ? (x->value < y->value) - (x->value > y->value) : (x->index > y->index) - (x->index < y->index);
 }
 
-int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a)
+static int power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a)
 {
     struct scratch s = { 0 };
     int64_t n = tr_rows(a), nn = n * n;
@@ -268,7 +320,7 @@ done:
     return rc;
 }
 
-int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k)
+static int damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k)
 {
     struct scratch s = { 0 };
     int64_t n = tr_rows(a);
@@ -289,20 +341,54 @@ done:
     return rc;
 }
 #else
-int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
-{
-    return tr_fail(TR_EFAIL, "singular vectors need LAPACK: build with -Dblas=enabled, or choose a random projection");
-}
-
-static int no_lapack(void) { return tr_fail(TR_EFAIL, "matrix decompositions need LAPACK: build with -Dblas=enabled, or choose another optimizer"); }
-int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a) { return no_lapack(); }
-int tr_orthonormal(struct tr_tensor *q) { return no_lapack(); }
-int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a) { return no_lapack(); }
-int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k) { return no_lapack(); }
+static int no_lapack(void) { return tr_fail(TR_EFAIL, "matrix decompositions need LAPACK: build with -Dblas=enabled, or choose a random projection or another optimizer"); }
+static int singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old) { return no_lapack(); }
+static int eigenvectors(struct tr_tensor *q, const struct tr_tensor *a) { return no_lapack(); }
+static int orthonormal_matrix(struct tr_tensor *q) { return no_lapack(); }
+static int power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a) { return no_lapack(); }
+static int damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k) { return no_lapack(); }
 #endif
 
-void tr_add_diagonal(struct tr_tensor *a, float x)
+int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old)
 {
-    if (tr_mem_is_dry()) return;
-    for (int64_t i = 0; i < tr_rows(a) && i < tr_cols(a); i++) ((float *)a->data)[i * a->ld + i] += x;
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(p, g, old)));
+    return host_end(&o, 1, singular_vectors(&o.h[0], &o.h[1], right, old ? &o.h[2] : NULL));
+}
+
+int tr_eigenvectors(struct tr_tensor *q, const struct tr_tensor *a)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(q, a)));
+    return host_end(&o, 1, eigenvectors(&o.h[0], &o.h[1]));
+}
+
+int tr_orthonormal(struct tr_tensor *q)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(q)));
+    return host_end(&o, 1, orthonormal_matrix(&o.h[0]));
+}
+
+int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_tensor *a)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(q, order, a)));
+    return host_end(&o, 2, power_step(&o.h[0], &o.h[1], &o.h[2]));
+}
+
+int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(x, a)));
+    return host_end(&o, 1, damped_column(&o.h[0], &o.h[1], by, damping, k));
+}
+
+int tr_add_diagonal(struct tr_tensor *a, float x)
+{
+    struct on_host o;
+    TR_TRY(host_begin(&o, TENSORS(a)));
+    struct tr_tensor *h = &o.h[0];
+    for (int64_t i = 0; i < tr_rows(h) && i < tr_cols(h) && !tr_mem_is_dry(); i++) ((float *)h->data)[i * h->ld + i] += x;
+    return host_end(&o, 1, TR_OK);
 }

@@ -1,4 +1,5 @@
-/* Decompositions of matrices, by LAPACK. On one thread each, so that bits do not depend on threads. */
+/* Decompositions of matrices, by LAPACK. On one thread each, so that bits do not depend on threads. Matrices of a device are
+ * read to the host, in its arena, and the results written back. */
 #ifndef TR_LINALG_H
 #define TR_LINALG_H
 #include "libtrain/base/rng.h"
@@ -17,8 +18,8 @@ int tr_singular_vectors(struct tr_tensor *p, const struct tr_tensor *g, bool rig
 int tr_random_range(struct tr_tensor *p, const struct tr_tensor *g, bool right, const struct tr_tensor *old, struct tr_key key);
 
 /* Parts of both: the signs of vectors that are found; what stands where g says nothing. */
-void tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old);
-void tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old);
+int tr_settle_signs(struct tr_tensor *p, bool right, const struct tr_tensor *old);
+int tr_keep_vectors(struct tr_tensor *p, bool right, const struct tr_tensor *old);
 
 /* The functions below take dense f32 matrices, compute in double, do nothing in dry mode (work buffers are counted), and fail
  * with TR_EFAIL where the build has no LAPACK or it does not converge, or a number is not finite. */
@@ -33,6 +34,6 @@ int tr_power_step(struct tr_tensor *q, struct tr_tensor *order, const struct tr_
 /* x [1,S] = column k of (damping + by a)^-1, a [S,S] symmetric and not negative. */
 int tr_damped_column(struct tr_tensor *x, const struct tr_tensor *a, double by, double damping, int64_t k);
 /* Diagonal += x. */
-void tr_add_diagonal(struct tr_tensor *a, float x);
+int tr_add_diagonal(struct tr_tensor *a, float x);
 
 #endif

@@ -32,7 +32,7 @@ int tr_random_range(struct tr_tensor *p, const struct tr_tensor *g, bool right, 
     struct tr_tensor y = { 0 }, z = { 0 }, gram = { 0 }, turn = { 0 };
     double squares = tr_kernels()->sum_squares(g);
     int rc;
-    if (!tr_mem_is_dry() && (!isfinite(squares) || squares <= 0)) return tr_keep_vectors(p, right, old), TR_OK;
+    if (!tr_mem_is_dry() && (!isfinite(squares) || squares <= 0)) return tr_keep_vectors(p, right, old);
     TR_GO(tr_tensor_arena(&y, TR_WORKSPACE, TR_F32, TR_DIMS(right ? n : m, k), 0));
     TR_GO(tr_tensor_arena(&z, TR_WORKSPACE, TR_F32, TR_DIMS(right ? m : n, k), 0));
     TR_GO(tr_tensor_arena(&gram, TR_WORKSPACE, TR_F32, TR_DIMS(k, k), 0));
@@ -43,7 +43,7 @@ int tr_random_range(struct tr_tensor *p, const struct tr_tensor *g, bool right, 
     TR_GO(tr_eigenvectors(&turn, &gram));
     struct tr_tensor first = tr_cols_view(&turn, 0, r);
     TR_GO(right ? tr_gemm_f32(p, 1, &first, true, &y, true, 0) : tr_gemm_f32(p, 1, &y, false, &first, false, 0));
-    tr_settle_signs(p, right, old);
+    rc = tr_settle_signs(p, right, old);
 done:
     tr_tensor_release(&turn);
     tr_tensor_release(&gram);

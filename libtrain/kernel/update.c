@@ -1,4 +1,5 @@
 /* Plain C variant, the dry one, and the choice between all. */
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/kernel.h"
 #include "train_config.h"
 #define NAME(x) tr_update_ref_##x
@@ -72,6 +73,7 @@ extern const struct tr_updates tr_update_avx2_table, tr_update_avx512_table;
 const struct tr_updates *tr_updates(void)
 {
     if (tr_mem_is_dry()) return &dry;
+    if (tr_device()) return tr_device()->updates;
 #if HAVE_X86
     const char *name = tr_kernels()->name;
     if (!strcmp(name, "avx512")) return &tr_update_avx512_table;

@@ -1,6 +1,7 @@
 /* Running the network: embedding, blocks, head; with a cache of keys and values for generation. */
 #include "libtrain/autograd/ops.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/model/net.h"
 #include <inttypes.h>
@@ -231,6 +232,7 @@ int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float
         TR_TRY(tr_loss_head(t, &f->loss_M, h, head_weight(net), &f->rows_M, &f->targets_M, f->n_counted, scale, segment));
         tr_drop(t, h);
         tr_tensor_read(&f->loss_M, f->host_loss);
+        TR_TRY(tr_device_check());
         *loss = 0;
         for (int64_t i = 0; i < f->n_counted; i++) *loss += (double)f->host_loss[i];
     }
@@ -280,6 +282,7 @@ int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin
     int rc = net->resident.need(net, head_weight(net));
     if (rc == TR_OK) rc = tr_gemm_forward(&logits, &rows, &head_weight(net)->value, false);
     if (rc == TR_OK && out) tr_tensor_read(&logits, out);
+    if (rc == TR_OK && out) rc = tr_device_check();
     tr_tensor_release(&logits);
     return rc;
 }

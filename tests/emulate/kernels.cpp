@@ -4,4 +4,5 @@
 #include "libtrain/kernel/cuda/cross_entropy.cu"
 #include "libtrain/kernel/cuda/elementwise.cu"
 #include "libtrain/kernel/cuda/norm.cu"
+#include "libtrain/kernel/cuda/product.cu"
 #include "libtrain/kernel/cuda/rows.cu"

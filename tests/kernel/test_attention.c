@@ -374,6 +374,7 @@ static void test_cached(void **state)
 
 int main(void)
 {
+    variants_open();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lengths), cmocka_unit_test(test_heads), cmocka_unit_test(test_masks), cmocka_unit_test(test_many), cmocka_unit_test(test_ranges),
         cmocka_unit_test(test_extremes), cmocka_unit_test(test_threads), cmocka_unit_test(test_batch), cmocka_unit_test(test_cached),

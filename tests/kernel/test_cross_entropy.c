@@ -117,6 +117,7 @@ static void test_threads(void **state)
 
 int main(void)
 {
+    variants_open();
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_values), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

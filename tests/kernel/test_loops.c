@@ -19,10 +19,11 @@ static char where[160];
 
 /* Plain C first. */
 #ifdef TEST_CUDA
-#include "libtrain/kernel/cuda/table.h"
+#include "libtrain/kernel/device.h"
+static const struct tr_device_module *device;
 static const char *const names[] = { "ref", "cuda" };
-static const struct tr_kernels *table(const char *name) { return strcmp(name, "cuda") ? tr_kernels_named(name) : &tr_cuda_table; }
-static const char *table_error(void) { return tr_cuda_error(); }
+static const struct tr_kernels *table(const char *name) { return strcmp(name, "cuda") ? tr_kernels_named(name) : device->kernels; }
+static const char *table_error(void) { return device->error(); }
 #else
 static const char *const names[] = { "ref", "avx2", "avx512" };
 static const struct tr_kernels *table(const char *name) { return tr_kernels_named(name); }
@@ -385,6 +386,9 @@ static void row_norms(void **state)
 
 int main(void)
 {
+#ifdef TEST_CUDA
+    device = test_module();
+#endif
     spaces[0] = malloc(sizeof *spaces[0]);
     spaces[1] = malloc(sizeof *spaces[1]);
     const struct CMUnitTest tests[] = { cmocka_unit_test(tables_agree), cmocka_unit_test(extremes), cmocka_unit_test(many_rows), cmocka_unit_test(threads_do_not_show),

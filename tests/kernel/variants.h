@@ -17,27 +17,29 @@ struct variant {
                        tr_##isa##_attention_cached, tr_##isa##_cross_entropy }
 
 #ifdef TEST_CUDA
-#include "libtrain/kernel/cuda/table.h"
+#include "libtrain/kernel/device.h"
+#include "libtrain/kernel/kernel.h"
+static const struct tr_device_module *device;
 static void cuda_attention(struct tr_tensor *o, struct tr_tensor *lse, const struct tr_tensor *qkv, const struct tr_layout *layout, const struct tr_attention *a)
 {
-    tr_cuda_table.attention(o, lse, qkv, layout, a);
+    device->kernels->attention(o, lse, qkv, layout, a);
 }
 static void cuda_backward(struct tr_tensor *dqkv, const struct tr_tensor *g, const struct tr_tensor *o, const struct tr_tensor *lse, const struct tr_tensor *qkv,
                           const struct tr_layout *layout, const struct tr_attention *a, struct tr_tensor *work)
 {
-    tr_cuda_table.attention_backward(dqkv, g, o, lse, qkv, layout, a, work);
+    device->kernels->attention_backward(dqkv, g, o, lse, qkv, layout, a, work);
 }
 static size_t cuda_work(const struct tr_layout *layout, const struct tr_attention *a, enum tr_dtype dtype, bool backward)
 {
-    return tr_cuda_table.attention_work(layout, a, dtype, backward);
+    return device->kernels->attention_work(layout, a, dtype, backward);
 }
 static void cuda_cached(struct tr_tensor *o, const struct tr_tensor *q, const struct tr_tensor *k, const struct tr_tensor *v, int64_t first, int64_t n, const struct tr_attention *a)
 {
-    tr_cuda_table.attention_cached(o, q, k, v, first, n, a);
+    device->kernels->attention_cached(o, q, k, v, first, n, a);
 }
 static void cuda_cross_entropy(struct tr_tensor *loss, struct tr_tensor *d, const struct tr_tensor *x, const struct tr_tensor *t, float scale)
 {
-    tr_cuda_table.cross_entropy(loss, d, x, t, scale);
+    device->kernels->cross_entropy(loss, d, x, t, scale);
 }
 #endif
 
@@ -50,6 +52,14 @@ static const struct variant variants[] = {
     VARIANT(avx512),
 #endif
 };
+
+/* Before anything else. */
+static inline void variants_open(void)
+{
+#ifdef TEST_CUDA
+    device = test_module();
+#endif
+}
 
 static inline int variant_count(void)
 {

@@ -215,7 +215,7 @@ int tr_cuda_total(double *out, tr_mat x, int squares, tr_cuda_stream s)
     int64_t blocks = (x.rows * ((x.cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK, parts = blocks < TR_CUDA_PARTS ? blocks : (int64_t)TR_CUDA_PARTS;
     int err = device ? 0 : (int)cudaMalloc(reinterpret_cast<void **>(&device), sizeof part);
     if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, device, x, squares);
-    if (!err) err = (int)cudaMemcpyAsync(part, device, (size_t)parts * sizeof *part, cudaMemcpyDeviceToHost, (cudaStream_t)s);
+    if (!err) err = (int)cudaMemcpyAsync(part, device, (size_t)parts * sizeof *part, cudaMemcpyDefault, (cudaStream_t)s);
     if (!err) err = (int)cudaStreamSynchronize((cudaStream_t)s);
     *out = 0;
     for (int64_t p = 0; !err && p < parts; p++) *out += part[p];
@@ -227,17 +227,18 @@ static size_t width(int dtype) { return dtype == TR_CUDA_INT8 ? 1 : dtype == TR_
 int tr_cuda_write(tr_mat y, const void *host, tr_cuda_stream s)
 {
     size_t row = (size_t)y.cols * width(y.dtype);
-    int err = (int)cudaMemcpy2DAsync(y.data, (size_t)y.ld * width(y.dtype), host, row, row, (size_t)y.rows, cudaMemcpyHostToDevice, (cudaStream_t)s);
+    int err = (int)cudaMemcpy2DAsync(y.data, (size_t)y.ld * width(y.dtype), host, row, row, (size_t)y.rows, cudaMemcpyDefault, (cudaStream_t)s);
     return err ? err : (int)cudaStreamSynchronize((cudaStream_t)s);
 }
 
 int tr_cuda_read(tr_mat x, void *host, tr_cuda_stream s)
 {
     size_t row = (size_t)x.cols * width(x.dtype);
-    int err = (int)cudaMemcpy2DAsync(host, row, x.data, (size_t)x.ld * width(x.dtype), row, (size_t)x.rows, cudaMemcpyDeviceToHost, (cudaStream_t)s);
+    int err = (int)cudaMemcpy2DAsync(host, row, x.data, (size_t)x.ld * width(x.dtype), row, (size_t)x.rows, cudaMemcpyDefault, (cudaStream_t)s);
     return err ? err : (int)cudaStreamSynchronize((cudaStream_t)s);
 }
 
+int tr_cuda_wait(tr_cuda_stream s) { return (int)cudaStreamSynchronize((cudaStream_t)s); }
 const char *tr_cuda_text(int error) { return cudaGetErrorString((cudaError_t)error); }
 
 }

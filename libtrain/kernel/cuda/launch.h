@@ -20,7 +20,11 @@ enum { TR_CUDA_PARTS = 1024 };  /* a sum over a whole tensor is at most so many 
 /* host: dense rows of the same dtype. Both return when the bytes are there. */
 int tr_cuda_write(struct tr_mat y, const void *host, tr_cuda_stream s);
 int tr_cuda_read(struct tr_mat x, void *host, tr_cuda_stream s);
+int tr_cuda_wait(tr_cuda_stream s);   /* until all work on it is done */
 const char *tr_cuda_text(int error);
+
+/* c = alpha op(a) op(b) + beta c; ta, tb: transposed. */
+int tr_cuda_plain_product(struct tr_mat c, struct tr_mat a, int ta, struct tr_mat b, int tb, float alpha, float beta, tr_cuda_stream s);
 
 int tr_cuda_copy(struct tr_mat y, struct tr_mat x, tr_cuda_stream s);
 int tr_cuda_fill(struct tr_mat y, float value, tr_cuda_stream s);

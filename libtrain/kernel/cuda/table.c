@@ -7,11 +7,22 @@
 
 typedef struct tr_tensor T;
 static char first_error[160];
+static tr_cuda_stream stream;
+static bool each_waits;
 
 const char *tr_cuda_error(void) { return *first_error ? first_error : NULL; }
 
-static void check(int error, const char *entry)
+void tr_cuda_use(tr_cuda_stream s, bool waits)
 {
+    stream = s;
+    each_waits = waits;
+}
+
+tr_cuda_stream tr_cuda_queue(void) { return stream; }
+
+void tr_cuda_check(int error, const char *entry)
+{
+    if (!error && each_waits) error = tr_cuda_wait(stream);
     if (error && !*first_error) snprintf(first_error, sizeof first_error, "%s: %s", entry, tr_cuda_text(error));
 }
 
@@ -25,7 +36,7 @@ static struct tr_mat mat(const T *t)
     return (struct tr_mat){ t->data, t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
 
-#define RUN(entry, ...) check(tr_cuda_##entry(__VA_ARGS__, NULL), #entry)
+#define RUN(entry, ...) tr_cuda_check(tr_cuda_##entry(__VA_ARGS__, stream), #entry)
 
 static void cu_write(T *t, const void *host) { RUN(write, mat(t), host); }
 static void cu_read(const T *t, void *host) { RUN(read, mat(t), host); }

@@ -1,6 +1,7 @@
 /* The kernel table of CUDA devices. Entries not written yet are NULL: random_normal. */
 #ifndef TR_CUDA_TABLE_H
 #define TR_CUDA_TABLE_H
+#include "libtrain/kernel/cuda/launch.h"
 #include "libtrain/kernel/kernel.h"
 
 extern const struct tr_kernels tr_cuda_table;
@@ -8,5 +9,11 @@ extern const struct tr_kernels tr_cuda_table;
 /* NULL while every launch succeeded, else "ENTRY: what CUDA said" of the first that failed. Launches are not awaited:
  * what a kernel itself did wrong shows at a later entry that waits (read, write, sum_squares, all_finite). */
 const char *tr_cuda_error(void);
+
+/* The stream of all launches from now on. waits: each is awaited, so that an error has the right name. */
+void tr_cuda_use(tr_cuda_stream s, bool waits);
+tr_cuda_stream tr_cuda_queue(void);
+/* Remembers the first error (a cudaError_t) under the name of its entry. */
+void tr_cuda_check(int error, const char *entry);
 
 #endif

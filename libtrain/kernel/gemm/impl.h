@@ -34,8 +34,9 @@ struct tr_gemm_impl {
 };
 
 extern const struct tr_gemm_impl tr_gemm_onednn, tr_gemm_packed, tr_gemm_cblas, tr_gemm_ref;
+extern const struct tr_gemm_impl tr_gemm_device;   /* takes all when a device is in use */
 
-/* All of them in order, NULL at the end. */
+/* All of the CPU's in order, NULL at the end. */
 extern const struct tr_gemm_impl *const tr_gemm_list[];
 
 /* Our own products (x86/gemm_tmpl.h); pairs: bf16 products, which need AVX-512 with bf16. */
