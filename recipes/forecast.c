@@ -2,6 +2,7 @@
 #include "libtrain/base/file.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -101,8 +102,17 @@ static int dry_run(struct job *j, const char *set, struct forecast *f)
     f->dealt_least = j->dealt_least;
     f->dealt_most = j->dealt_most;
     for (int c = 0; c < TR_CATEGORIES; c++) f->state[c] = (int64_t)f->ledger.now[c];
-    f->peak_rss = before + (int64_t)(built.total + f->ledger.arena_reserved) + BESIDE + (j->r->checkpoint.every > 0 ? BESIDE_HDF5 : 0);
+    f->device = (int64_t)(f->ledger.device + f->ledger.device_reserved);
+    f->peak_rss = before + (int64_t)(built.total - built.device + f->ledger.arena_reserved) + BESIDE + (j->r->checkpoint.every > 0 ? BESIDE_HDF5 : 0);
     return TR_OK;
+}
+
+int64_t forecast_limited(const struct forecast *f) { return tr_device() ? f->device : f->peak_rss; }
+
+int64_t forecast_limit(const struct job *j)
+{
+    int64_t budget = j->r->memory.budget, there = tr_device() ? (int64_t)tr_device()->available() : 0;
+    return there > 0 && (budget <= 0 || there < budget) ? there : budget;
 }
 
 int forecast_run(struct job *j, struct forecast *out) { return forecast_with(j, NULL, out); }
@@ -185,7 +195,7 @@ int forecast_fit(struct job *j, struct forecast *out)
     for (int i = 0; i < 3; i++) {
         TR_TRY(job_resolve(j, j->micro_batch, order[i]));
         TR_TRY(forecast_run(j, out));
-        if (j->r->memory.budget <= 0 || out->peak_rss <= j->r->memory.budget) break;
+        if (forecast_limit(j) <= 0 || forecast_limited(out) <= forecast_limit(j)) break;
     }
     return forecast_check(j, out);
 }

@@ -10,6 +10,7 @@ const char *forecast_phase_name(enum forecast_phase p);
 struct forecast {
     struct tr_ledger ledger;       /* after one step; peak and at_peak are those of the run */
     int64_t peak_rss;              /* resident bytes expected at most */
+    int64_t device;                /* bytes on the device, where one computes */
     int64_t state[TR_CATEGORIES];  /* bytes that stay between steps */
     struct tr_spill_counts disk;   /* memory.offload: bytes read and written in a step, and those of the files */
     int rank;                      /* the rank that this is of */
@@ -46,5 +47,10 @@ enum forecast_phase forecast_peak_phase(const struct forecast *f);
 
 /* "weights 269 MB, optimizer 1076 MB, ..." of a ledger's peak, in a buffer of the caller. */
 void forecast_text(char *out, size_t size, const struct tr_ledger *l);
+
+/* What has a limit: bytes on the device where one computes, else resident ones; and the limit: memory.budget, and what is free on the
+ * device; 0 for none. */
+int64_t forecast_limited(const struct forecast *f);
+int64_t forecast_limit(const struct job *j);
 
 #endif

@@ -3,6 +3,7 @@
 #include "libtrain/base/file.h"
 #include "libtrain/base/log.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/model/preset.h"
 #include "parallel/mpi.h"
@@ -40,10 +41,33 @@ static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
 
 struct tr_comm *job_sharers(const struct job *j) { return j->stages > 1 ? tr_comm_alone() : j->comm; }
 
+/* What the device cannot do yet, and what to set instead. */
+static const char *not_on_device(const struct recipe *r)
+{
+    if (r->parallel.data * r->parallel.pipeline > 1) return "several ranks (parallel.data, parallel.pipeline) compute on the CPU; set both to 1";
+    if (r->memory.offload != RECIPE_OFFLOAD_NONE) return "memory.offload moves host memory only; set it to none";
+    if (r->checkpoint.memory_every > 0) return "snapshots in memory are of host memory only; set checkpoint.memory_every = 0";
+    return NULL;
+}
+
+/* auto: a device that is there and can do what the recipe asks for. */
+static int open_device(const struct recipe *r)
+{
+    bool must = r->run.device == RECIPE_DEVICE_CUDA;
+    if (r->run.device == RECIPE_DEVICE_CPU) return TR_OK;
+    const char *why = not_on_device(r);
+    if (!why) why = tr_device_open();
+    if (!why && !tr_device()->updates) why = "its module has no update rules yet";
+    if (why && must) return tr_fail(TR_EINPUT, "run.device = cuda (%s): %s; or set run.device = cpu", r->path, why);
+    if (!why && r->run.device == RECIPE_DEVICE_AUTO) tr_info("computing on the device: %s", tr_device()->describe());
+    return TR_OK;
+}
+
 int job_open(struct job *j, const struct recipe *r)
 {
     *j = (struct job){ .r = r };
     TR_TRY(par_world(&j->comm));
+    TR_TRY(open_device(r));
     j->stages = j->comm->size > 1 ? (int)r->parallel.pipeline : 1; /* one rank has all layers, whatever the recipe's pipeline */
     j->comm->timeout = r->parallel.timeout;
     /* Ranks of one machine share its cores. */

@@ -2,6 +2,7 @@
 #include "libtrain/base/file.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
@@ -91,6 +92,7 @@ static void print_json(const struct job *j, const struct forecast *f, double spe
     json_t *o = json_object(), *step = json_array(), *d = json_object();
     json_object_set_new(o, "peak", json_integer((json_int_t)f->ledger.peak));
     json_object_set_new(o, "peak_rss", json_integer(f->peak_rss));
+    if (tr_device()) json_object_set_new(o, "device", json_integer(f->device));
     json_object_set_new(o, "memory", categories(f->ledger.at_peak));
     for (int p = 0; p < FORECAST_PHASES; p++) {
         json_t *one = json_object();
@@ -147,6 +149,7 @@ static void print_table(const struct job *j, const struct forecast *f, double sp
     for (int c = 0; c < TR_CATEGORIES; c++)
         printf("%-15s %9.1f MB %9.1f MB\n", tr_category_name((enum tr_category)c), (double)f->ledger.at_peak[c] / 1e6, (double)f->state[c] / 1e6);
     printf("%-15s %9.1f MB   (resident at most %.1f MB, libraries included)\n", "peak", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6);
+    if (tr_device()) printf("%-15s %9.1f MB   (of %.1f MB that are free there)\n", "on the device", (double)f->device / 1e6, (double)tr_device()->available() / 1e6);
     print_step(f);
     printf("%" PRId64 " parameters, %" PRId64 " steps of %" PRId64 " sequences (%" PRId64 " micro-batches), about %.0f tokens/s expected\n",
            tr_shape_params(&j->shape), j->steps, j->batch, j->micro_batches, speed);
@@ -174,7 +177,7 @@ static int by_speed(const void *a, const void *b)
 {
     const struct choice *x = a, *y = b;
     if (x->speed != y->speed) return x->speed < y->speed ? 1 : -1;
-    return x->f.peak_rss < y->f.peak_rss ? -1 : x->f.peak_rss > y->f.peak_rss;
+    return forecast_limited(&x->f) < forecast_limited(&y->f) ? -1 : forecast_limited(&x->f) > forecast_limited(&y->f);
 }
 
 static int take(struct job *j, const struct choice *c) { return job_resolve(j, c->micro_batch, c->recompute); }
@@ -216,9 +219,9 @@ static int print_search(struct job *j)
     printf("%-12s %-11s %-8s %12s %12s\n", "micro_batch", "recompute", "offload", "resident", "tokens/s");
     for (size_t i = 0; i < all.n; i++) {
         const struct choice *c = &all.c[i];
-        if (!least || c->f.peak_rss < least->f.peak_rss) least = c;
-        if (budget > 0 && c->f.peak_rss > budget) continue;
-        printf("%-12" PRId64 " %-11s %-8s %9.1f MB %12.0f\n", c->micro_batch, names[c->recompute], c->disk ? "disk" : "none", (double)c->f.peak_rss / 1e6, c->speed);
+        if (!least || forecast_limited(&c->f) < forecast_limited(&least->f)) least = c;
+        if (budget > 0 && forecast_limited(&c->f) > budget) continue;
+        printf("%-12" PRId64 " %-11s %-8s %9.1f MB %12.0f\n", c->micro_batch, names[c->recompute], c->disk ? "disk" : "none", (double)forecast_limited(&c->f) / 1e6, c->speed);
         if (!first) first = c;
     }
     if (first) {

@@ -262,7 +262,6 @@ static int refuse_unbuilt(const struct recipe *r)
 {
     const char *p = r->path;
     enum { NCCL = 2 };
-    if (r->run.device == 1) return tr_fail(TR_EINPUT, "run.device = cuda (%s): this build has no CUDA; set run.device = cpu", p);
     if (r->parallel.backend == NCCL) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): this build has no NCCL; set parallel.backend = auto", p);
     if (r->checkpoint.redundancy[0]) return tr_fail(TR_EINPUT, "checkpoint.redundancy (%s): this version has no erasure code; remove it", p);
     if (r->parallel.pipeline == 1 && (r->parallel.schedule || r->parallel.vocabulary))

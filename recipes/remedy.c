@@ -19,9 +19,11 @@ static int by_saving(const void *a, const void *b)
 static void try_remedy(struct remedies *list, struct job *j, const struct forecast *f, const char *text, const char *set)
 {
     struct forecast other;
-    if (forecast_with(j, set, &other) != TR_OK || f->peak_rss - other.peak_rss < f->peak_rss / 100) return;
+    if (forecast_with(j, set, &other) != TR_OK) return;
+    int64_t saves = forecast_limited(f) - forecast_limited(&other);
+    if (saves < forecast_limited(f) / 100) return;
     struct remedy *r = &list->r[list->n++];
-    *r = (struct remedy){ .saves = f->peak_rss - other.peak_rss, .fits = other.peak_rss <= j->r->memory.budget };
+    *r = (struct remedy){ .saves = saves, .fits = forecast_limited(&other) <= forecast_limit(j) };
     snprintf(r->text, sizeof r->text, "%s", text);
 }
 
@@ -50,8 +52,8 @@ static void find_remedies(struct remedies *list, struct job *j, const struct for
 
 int forecast_check(struct job *j, const struct forecast *f)
 {
-    int64_t budget = j->r->memory.budget;
-    if (budget <= 0 || f->peak_rss <= budget) return TR_OK;
+    int64_t limit = forecast_limit(j);
+    if (limit <= 0 || forecast_limited(f) <= limit) return TR_OK;
     struct remedies list = { .n = 0 };
     struct tr_buf advice = { 0 };
     char items[400];
@@ -64,8 +66,8 @@ int forecast_check(struct job *j, const struct forecast *f)
         rc = tr_buf_printf(&advice, "%s%s saves %.1f MB%s", i ? ", " : "", list.r[i].text, (double)list.r[i].saves / 1e6, list.r[i].fits ? " (then it fits)" : "");
     if (rc == TR_OK && list.n > 1 && !enough) rc = tr_buf_puts(&advice, "; none is enough alone: `train plan --search` tries them together");
     if (rc == TR_OK)
-        rc = tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): memory.budget is %.2f GB; at its peak (%s) %s; %s", (double)f->peak_rss / 1e9, j->r->path, (double)budget / 1e9,
-                     forecast_phase_name(forecast_peak_phase(f)), items, list.n ? advice.data : "a smaller model or a larger budget is needed");
+        rc = tr_fail(TR_EBUDGET, "the run needs %.2f GB (%s): %s %.2f GB; at its peak (%s) %s; %s", (double)forecast_limited(f) / 1e9, j->r->path,
+                     limit == j->r->memory.budget ? "memory.budget is" : "the device has", (double)limit / 1e9, forecast_phase_name(forecast_peak_phase(f)), items, list.n ? advice.data : "a smaller model or a larger budget is needed");
     tr_buf_release(&advice);
     return rc;
 }

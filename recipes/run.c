@@ -7,6 +7,7 @@
 #include "libtrain/base/log.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "parallel/mpi.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
@@ -194,7 +195,8 @@ static void say_start(const struct job *j, const struct forecast *f)
         tr_info("%s is made for int8 weights: model.dtype = int8 (or auto) gives it those", recipe_optimizer(r));
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
-    tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6, items);
+    if (tr_device()) tr_info("needs %.0f MB, on the device %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->device / 1e6, items);
+    else tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6, items);
 }
 
 /* The state as the origin has it. */
@@ -247,6 +249,7 @@ static int start(struct running *s, struct recipe *r, const char *resume)
         TR_GO(recipe_write_config(r));
         TR_GO(forecast_write(j, &f, r->run.dir));
     }
+    TR_GO(tr_device_reserve(f.ledger.device_reserved));
     TR_GO(job_net(j, anew));
     TR_GO(job_training(j));
     job_forget_files(j);

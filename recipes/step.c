@@ -2,6 +2,7 @@
 #include "libtrain/base/buf.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "recipes/pipeline.h"
 #include <inttypes.h>
 #include <math.h>
@@ -12,6 +13,7 @@
 int step_blame(struct job *j, int64_t step, double loss)
 {
     int layer = -1;
+    TR_TRY(tr_device_check());
     if (j->net->sharded || j->stages > 1) /* the others are not here to bring weights in */
         return tr_fail(TR_EFAIL, "loss is %g (step %" PRId64 ", rank %d): it is not finite; no snapshot was overwritten: resume from the newest with a lower train.lr or with train.clip = 1", loss, step, j->comm->rank);
     tr_tape_begin(j->tape, false, TR_KEEP);
@@ -78,6 +80,7 @@ int job_step(struct job *j, struct step_result *out)
     bool foretold = tr_mem_is_dry() && every <= j->steps; /* a forecast sees the largest step */
     if (every && (step % every == 0 || foretold)) TR_TRY(job_probe(j, step));
     TR_TRY(opt_settle(j->opt));
+    TR_TRY(tr_device_check());
     j->step++;
     j->tokens_seen += (uint64_t)sums[0];
     *out = (struct step_result){ .loss = total / (double)counted, .grad_norm = norm, .lr = u.lr, .tokens = (int64_t)sums[0], .counted = counted, .stop = sums[1] > 0 };

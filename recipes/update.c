@@ -1,6 +1,7 @@
 #include "recipes/pipeline.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/kernel.h"
 #include <inttypes.h>
 #include <math.h>
@@ -33,9 +34,10 @@ static int measure(struct update *u, const struct tr_param *p, const struct summ
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
     int64_t rows = s->rows, begin = s->first[job_sharers(j)->rank], end = s->first[job_sharers(j)->rank + 1];
-    for (int k = 0; k < UPDATE_PANELS; k++) {
-        int64_t a = rows / UPDATE_PANELS * k + rows % UPDATE_PANELS * k / UPDATE_PANELS;
-        int64_t b = rows / UPDATE_PANELS * (k + 1) + rows % UPDATE_PANELS * (k + 1) / UPDATE_PANELS;
+    int panels = tr_device() ? 1 : UPDATE_PANELS; /* a device has one rank, and waits for each sum */
+    for (int k = 0; k < panels; k++) {
+        int64_t a = rows / panels * k + rows % panels * k / panels;
+        int64_t b = rows / panels * (k + 1) + rows % panels * (k + 1) / panels;
         double *sum = &j->figures[p->index * UPDATE_PANELS + k];
         a = a < begin ? begin : a;
         b = b > end ? end : b;
@@ -43,6 +45,7 @@ static int measure(struct update *u, const struct tr_param *p, const struct summ
         if (a >= b) continue;
         struct tr_tensor panel = tr_comm_rows(own, a - begin, b - a);
         *sum = tr_kernels()->sum_squares(&panel);
+        if (!isfinite(*sum)) TR_TRY(tr_device_check());
         if (!isfinite(*sum))
             return tr_fail(TR_EFAIL, "gradient of '%s' (step %" PRId64 "): it is not finite; the newest snapshot is whole: resume from it with a lower train.lr", p->name, u->step);
     }

@@ -1,6 +1,7 @@
 /* `train doctor`: what this machine offers. */
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/kernel/kernel.h"
 #include "tools/command.h"
@@ -21,15 +22,17 @@ static double meminfo(const char *key) /* bytes */
     return kb * 1024;
 }
 
-static const char *loads(const char *const *names)
+static const char *nccl(void)
 {
-    for (; *names; names++) {
-        void *h = dlopen(*names, RTLD_LAZY | RTLD_LOCAL);
-        if (!h) continue;
-        dlclose(h);
-        return "found";
-    }
-    return "not found";
+    void *h = dlopen("libnccl.so.2", RTLD_LAZY | RTLD_LOCAL);
+    return h ? dlclose(h), "found, not used yet" : "not found";
+}
+
+static const char *cuda(void)
+{
+    const char *why;
+    const struct tr_device_module *m = tr_device_load(&why);
+    return m ? m->describe() : why;
 }
 
 int cmd_doctor(const struct arguments *a)
@@ -44,8 +47,7 @@ int cmd_doctor(const struct arguments *a)
     else printf("matmul bf16  not native: compute = auto means f32\n");
     printf("oneDNN       %s\nOpenBLAS     %s\nLAPACKE      %s\nHDF5         %s\nOpen MPI     %s\n", HAVE_ONEDNN ? "built in" : "no", HAVE_BLAS ? "built in" : "no",
            HAVE_LAPACKE ? "built in" : "no", HAVE_HDF5 ? "built in" : "no", HAVE_MPI ? "found" : "no");
-    printf("CUDA         driver %s; this build computes on the CPU only\n", loads((const char *const[]){ "libcuda.so.1", NULL }));
-    printf("NCCL         %s\n", loads((const char *const[]){ "libnccl.so.2", NULL }));
+    printf("CUDA module  %s\nCUDA         %s\nNCCL         %s\n", HAVE_CUDA ? "built" : "no", cuda(), nccl());
     printf("memory       %.1f GB free of %.1f GB\n", meminfo("MemAvailable:") / 1e9, meminfo("MemTotal:") / 1e9);
     if (!statvfs("/dev/shm", &fs)) printf("/dev/shm     %.1f GB free of %.1f GB\n", (double)fs.f_bavail * (double)fs.f_frsize / 1e9, (double)fs.f_blocks * (double)fs.f_frsize / 1e9);
     return TR_OK;

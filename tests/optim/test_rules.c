@@ -583,6 +583,7 @@ static void nearest_codes(void **state)
 
 int main(int argc, char **argv)
 {
+    test_device();
     tests_folder = argc > 1 ? argv[1] : "tests";
     const struct CMUnitTest tests[] = { cmocka_unit_test(recorded_runs), cmocka_unit_test(recordings_that_are_wrong), cmocka_unit_test(formula_is_ledger),
         cmocka_unit_test(nothing_moves_without_a_gradient), cmocka_unit_test(steps_go_down), cmocka_unit_test(continued_is_undisturbed), cmocka_unit_test(threads_do_not_show),
