@@ -81,6 +81,8 @@ static int deal(struct opt *o, const struct opt_setup *setup)
     struct opt_share *share;
     if (!setup->comm) return TR_OK;
     o->comm = setup->comm;
+    o->sharers = setup->sharers;
+    o->share_at = setup->share_at;
     TR_TRY(tr_calloc(&share, (size_t)o->n, sizeof *share));
     for (int64_t i = 0; i < o->n; i++) {
         struct item *it = &o->item[i];
@@ -95,7 +97,7 @@ static int deal(struct opt *o, const struct opt_setup *setup)
         it->first = share[i].first;
         it->own = *it->p;
         int64_t begin = it->first[o->comm->rank];
-        it->own.value = it->p->shard.ndim ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+        it->own.value = setup->shares_weights || it->p->elsewhere ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
         it->own.value.owner = 0;
     }
     free(share);
@@ -459,16 +461,16 @@ int opt_share_low(struct opt *o, struct tr_param *p, int64_t step)
     struct opt_lister l = { NULL, NOTE, o, it, &own, NULL };
     int64_t *first, dim[2];
     if (!it->first || low_shape(o, it, step, dim) || !low_shape(o, it, step + 1, dim)) return TR_OK;
-    int size = o->comm->size, root = root_of(o, it), rc;
+    int size = o->sharers->size, root = root_of(o, it) - o->share_at, rc;
     TR_TRY(tr_calloc(&first, (size_t)size + 1, sizeof *first));
     TR_GO(bring(o, it, OPT_ALONE));
     TR_GO(it->kind->low->visit(it->state, &l));
     for (int k = 0; k < own.n; k++) {
         if (!own.tensor[k]->ndim) continue;
         for (int r = 0; r <= size; r++) first[r] = r > root ? tr_rows(own.tensor[k]) : 0;
-        TR_GO(tr_comm_gather_rows(o->comm, own.tensor[k], NULL, first));
+        TR_GO(tr_comm_gather_rows(o->sharers, own.tensor[k], NULL, first));
     }
-    rc = away(o, it, o->comm->rank != root);
+    rc = away(o, it, o->sharers->rank != root);
 done:
     free(first);
     return rc;

@@ -15,7 +15,8 @@ struct opt {
     uint64_t seed;
     double tokens, lr;
     bool projects;                 /* see struct opt_setup */
-    struct tr_comm *comm;
+    struct tr_comm *comm, *sharers;
+    int share_at;
     void (*leaves)(void *self, int64_t i);   /* see struct opt_setup */
     void *self;
     struct opt_offload *offload;   /* NULL: all state is in memory */

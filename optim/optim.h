@@ -136,6 +136,10 @@ struct opt_setup {
     bool projects;                   /* opt_project is called, on every rank: each holds what projecting needs (of states that others
                                       * have: category communication) */
     struct tr_comm *comm;            /* NULL: all state is here; else `deal` says which rows each rank has */
+    /* those of `comm` that share a batch, so that the parameters that they update are the same: share_at is the rank of the first in
+     * `comm`; used with `projects` */
+    struct tr_comm *sharers;
+    int share_at;
     int (*deal)(void *self, struct opt_share *share, int64_t n);
     void (*leaves)(void *self, int64_t i);   /* may be NULL: the state of parameter i is about to be given back for good */
     void *self;

@@ -21,25 +21,37 @@ static bool launched(void)
 
 /* Notes between ranks, outside the collectives: an error, or "I wait in call n" after half the timeout. */
 enum { NOTE_TAG = 7, NOTE_TEXT = 1024 };
-struct note { int code; uint64_t calls; char text[NOTE_TEXT]; };   /* code 0: waiting */
+struct note { int code, group; uint64_t calls; char text[NOTE_TEXT]; };   /* code 0: waiting */
 
-static struct {
+/* All ranks, or those of one line of the grid. */
+struct group {
     struct tr_comm c;            /* first: a tr_comm * is this */
-    MPI_Comm world, notes;
+    MPI_Comm comm;
+    int first, stride;           /* rank r of it is rank first + r stride of all */
     int *in_n, *in_at, *out_n, *out_at;
     uint64_t *waiting;           /* calls of each rank that said it waits */
+};
+
+enum { MOST_GROUPS = 8 };
+static struct {
+    struct group *group[MOST_GROUPS];   /* the first: all ranks; every rank makes them in the same order */
+    int groups;
+    MPI_Comm notes;
     MPI_Request *request;        /* of notes on their way */
     struct note out;
     int peer;                    /* 1 + the rank that a message is for or from, 0 in collectives */
-    bool on, told, heard, stalled;
+    bool on, heard, stalled;
 } w;
+
+static struct tr_comm *all(void) { return &w.group[0]->c; }
+static int rank_of(const struct group *g, int r) { return g->first + r * g->stride; }
 
 static int failed(int code, const char *what)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int n = 0;
     MPI_Error_string(code, text, &n);
-    return tr_fail(TR_EFAIL, "%s (rank %d of %d, %s): %s; the newest snapshot is whole: resume from it", what, w.c.rank, w.c.size, w.c.doing, text);
+    return tr_fail(TR_EFAIL, "%s (rank %d of %d, %s): %s; the newest snapshot is whole: resume from it", what, all()->rank, all()->size, all()->doing, text);
 }
 
 /* ---- notes */
@@ -47,16 +59,24 @@ static int failed(int code, const char *what)
 static void finish_notes(double seconds)
 {
     int done = 0;
-    for (double end = tr_now() + seconds; !done && tr_now() < end; usleep(200)) MPI_Testall(w.c.size, w.request, &done, MPI_STATUSES_IGNORE);
+    for (double end = tr_now() + seconds; !done && tr_now() < end; usleep(200)) MPI_Testall(all()->size, w.request, &done, MPI_STATUSES_IGNORE);
 }
 
-static void send_notes(int code, const char *text)
+static void send_notes(int code, const char *text, const struct group *g)
 {
     finish_notes(1);
-    w.out = (struct note){ .code = code, .calls = w.c.calls };
+    w.out = (struct note){ .code = code, .calls = g->c.calls };
+    while (w.group[w.out.group] != g) w.out.group++;
     snprintf(w.out.text, sizeof w.out.text, "%s", text);
-    for (int r = 0; r < w.c.size; r++)
-        if (r != w.c.rank) MPI_Isend(&w.out, (int)sizeof w.out, MPI_BYTE, r, NOTE_TAG, w.notes, &w.request[r]);
+    for (int r = 0; r < all()->size; r++)
+        if (r != all()->rank) MPI_Isend(&w.out, (int)sizeof w.out, MPI_BYTE, r, NOTE_TAG, w.notes, &w.request[r]);
+}
+
+/* Rank `source` of all waits in its call `calls` of this group, if it is in it. */
+static void note_waiting(struct group *g, int source, uint64_t calls)
+{
+    int at = source - g->first;
+    if (at >= 0 && at % g->stride == 0 && at / g->stride < g->c.size) g->waiting[at / g->stride] = calls;
 }
 
 /* Takes the notes that came. An error of another rank becomes this one's. */
@@ -73,25 +93,25 @@ static int read_notes(void)
             w.heard = true;
             return tr_fail(n.code, "%s", n.text);
         }
-        w.waiting[s.MPI_SOURCE] = n.calls;
+        if (n.group >= 0 && n.group < w.groups) note_waiting(w.group[n.group], s.MPI_SOURCE, n.calls);
     }
 }
 
 /* Who did not come: the rank at the other end of a message, or ranks that never said that they wait where this one waits. */
-static int timed_out(double waited)
+static int timed_out(const struct group *g, double waited)
 {
     char who[200] = "";
     size_t n = 0;
-    if (w.peer) n = (size_t)snprintf(who, sizeof who, "rank %d", w.peer - 1);
-    for (int r = 0; r < w.c.size && n < sizeof who && !w.peer; r++)
-        if (r != w.c.rank && w.waiting[r] < w.c.calls) n += (size_t)snprintf(who + n, sizeof who - n, "%s%d", n ? ", " : "rank ", r);
+    if (w.peer) n = (size_t)snprintf(who, sizeof who, "rank %d", rank_of(g, w.peer - 1));
+    for (int r = 0; r < g->c.size && n < sizeof who && !w.peer; r++)
+        if (r != g->c.rank && g->waiting[r] < g->c.calls) n += (size_t)snprintf(who + n, sizeof who - n, "%s%d", n ? ", " : "rank ", rank_of(g, r));
     w.stalled = true;
     return tr_fail(TR_EFAIL, "rank %d waited %.0f s for %s (%s, exchange %llu): it stalled or lost its connection; the newest snapshot is whole: resume from it, "
-                   "or raise parallel.timeout", w.c.rank, waited, n ? who : "every other rank", w.c.doing, (unsigned long long)w.c.calls);
+                   "or raise parallel.timeout", all()->rank, waited, n ? who : "every other rank", all()->doing, (unsigned long long)g->c.calls);
 }
 
 /* Waits for one request by polling: spins, then yields, then sleeps, for ranks may outnumber cores. */
-static int wait_for(MPI_Request *q)
+static int wait_for(struct group *g, MPI_Request *q)
 {
     double begin = tr_now();
     bool said = false;
@@ -105,64 +125,67 @@ static int wait_for(MPI_Request *q)
         if (i % 16) continue;
         double t = tr_now() - begin;
         rc = read_notes();
-        if (rc == TR_OK && !said && t > w.c.timeout / 2) said = true, send_notes(0, "");
-        if (rc == TR_OK && t > w.c.timeout) rc = timed_out(t);
+        if (rc == TR_OK && !said && t > all()->timeout / 2) said = true, send_notes(0, "", g);
+        if (rc == TR_OK && t > all()->timeout) rc = timed_out(g, t);
         if (rc != TR_OK) break;
     }
-    w.c.waited += tr_now() - begin;
+    g->c.waited += tr_now() - begin;
     return rc;
 }
 
 /* ---- the form */
 
-static int to_ints(const size_t *n, int *count, int *at)
+static int to_ints(const struct group *g, const size_t *n, int *count, int *at)
 {
     int64_t sum = 0;
-    for (int r = 0; r < w.c.size; r++) {
+    for (int r = 0; r < g->c.size; r++) {
         count[r] = (int)n[r];
         at[r] = (int)sum;
         sum += (int64_t)n[r];
-        if (sum > INT32_MAX) return tr_fail(TR_EFAIL, "an exchange of more than 2 GB between %d ranks; use fewer ranks", w.c.size);
+        if (sum > INT32_MAX) return tr_fail(TR_EFAIL, "an exchange of more than 2 GB between %d ranks; use fewer ranks", g->c.size);
     }
     return TR_OK;
 }
 
 static int mpi_all_to_all(struct tr_comm *c, const void *in, const size_t *in_n, void *out, const size_t *out_n)
 {
+    struct group *g = (struct group *)c;
     MPI_Request q;
-    TR_TRY(to_ints(in_n, w.in_n, w.in_at));
-    TR_TRY(to_ints(out_n, w.out_n, w.out_at));
+    TR_TRY(to_ints(g, in_n, g->in_n, g->in_at));
+    TR_TRY(to_ints(g, out_n, g->out_n, g->out_at));
     c->calls++;
     for (int r = 0; r < c->size; r++) c->sent += r == c->rank ? 0 : in_n[r];
-    int code = MPI_Ialltoallv(in, w.in_n, w.in_at, MPI_BYTE, out, w.out_n, w.out_at, MPI_BYTE, w.world, &q);
-    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "an exchange between ranks failed");
+    int code = MPI_Ialltoallv(in, g->in_n, g->in_at, MPI_BYTE, out, g->out_n, g->out_at, MPI_BYTE, g->comm, &q);
+    return code == MPI_SUCCESS ? wait_for(g, &q) : failed(code, "an exchange between ranks failed");
 }
 
 static int mpi_all_gather(struct tr_comm *c, const void *in, void *out, const size_t *n)
 {
+    struct group *g = (struct group *)c;
     MPI_Request q;
-    TR_TRY(to_ints(n, w.out_n, w.out_at));
+    TR_TRY(to_ints(g, n, g->out_n, g->out_at));
     c->calls++;
     c->sent += n[c->rank] * (size_t)(c->size - 1);
-    int code = MPI_Iallgatherv(in, w.out_n[c->rank], MPI_BYTE, out, w.out_n, w.out_at, MPI_BYTE, w.world, &q);
-    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "an exchange between ranks failed");
+    int code = MPI_Iallgatherv(in, g->out_n[c->rank], MPI_BYTE, out, g->out_n, g->out_at, MPI_BYTE, g->comm, &q);
+    return code == MPI_SUCCESS ? wait_for(g, &q) : failed(code, "an exchange between ranks failed");
 }
 
 static int mpi_barrier(struct tr_comm *c)
 {
+    struct group *g = (struct group *)c;
     MPI_Request q;
     c->calls++;
-    int code = MPI_Ibarrier(w.world, &q);
-    return code == MPI_SUCCESS ? wait_for(&q) : failed(code, "ranks could not meet");
+    int code = MPI_Ibarrier(g->comm, &q);
+    return code == MPI_SUCCESS ? wait_for(g, &q) : failed(code, "ranks could not meet");
 }
 
 enum { MESSAGE_TAG = 1 };
 
-static int wait_message(MPI_Request *q, int code, int peer)
+static int wait_message(struct tr_comm *c, MPI_Request *q, int code, int peer)
 {
     if (code != MPI_SUCCESS) return failed(code, "a message between ranks failed");
     w.peer = peer + 1;
-    int rc = wait_for(q);
+    int rc = wait_for((struct group *)c, q);
     w.peer = 0;
     return rc;
 }
@@ -171,42 +194,51 @@ static int mpi_send(struct tr_comm *c, const void *in, size_t n, int to)
 {
     MPI_Request q;
     c->sent += n;
-    return wait_message(&q, MPI_Isend(in, (int)n, MPI_BYTE, to, MESSAGE_TAG, w.world, &q), to);
+    return wait_message(c, &q, MPI_Isend(in, (int)n, MPI_BYTE, to, MESSAGE_TAG, ((struct group *)c)->comm, &q), to);
 }
 
 static int mpi_receive(struct tr_comm *c, void *out, size_t n, int from)
 {
     MPI_Request q;
-    return wait_message(&q, MPI_Irecv(out, (int)n, MPI_BYTE, from, MESSAGE_TAG, w.world, &q), from);
+    return wait_message(c, &q, MPI_Irecv(out, (int)n, MPI_BYTE, from, MESSAGE_TAG, ((struct group *)c)->comm, &q), from);
 }
 
 static const struct tr_comm_kind mpi_kind = { "mpi", mpi_all_to_all, mpi_all_gather, mpi_barrier, mpi_send, mpi_receive };
 
+/* A group of the ranks of `comm`, which it owns from now on. */
+static int add_group(MPI_Comm comm, int first, int stride)
+{
+    struct group *g;
+    TR_TRY(tr_calloc(&g, 1, sizeof *g));
+    *g = (struct group){ .c = { .kind = &mpi_kind, .local = 1, .timeout = 120, .doing = "start" }, .comm = comm, .first = first, .stride = stride };
+    w.group[w.groups++] = g;
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(comm, &g->c.rank);
+    MPI_Comm_size(comm, &g->c.size);
+    TR_TRY(tr_calloc(&g->in_n, 4 * (size_t)g->c.size, sizeof(int)));
+    g->in_at = g->in_n + g->c.size;
+    g->out_n = g->in_at + g->c.size;
+    g->out_at = g->out_n + g->c.size;
+    return tr_calloc(&g->waiting, (size_t)g->c.size, sizeof *g->waiting);
+}
+
 static int start(void)
 {
     int level;
+    MPI_Comm world, here;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS || level < MPI_THREAD_FUNNELED)
         return tr_fail(TR_EFAIL, "MPI could not start; `mpirun -n 2 hostname` tells whether it works here at all");
     w.on = true;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    w.c = (struct tr_comm){ .kind = &mpi_kind, .timeout = 120, .doing = "start" };
-    if (MPI_Comm_dup(MPI_COMM_WORLD, &w.world) != MPI_SUCCESS || MPI_Comm_dup(MPI_COMM_WORLD, &w.notes) != MPI_SUCCESS)
+    if (MPI_Comm_dup(MPI_COMM_WORLD, &world) != MPI_SUCCESS || MPI_Comm_dup(MPI_COMM_WORLD, &w.notes) != MPI_SUCCESS)
         return tr_fail(TR_EFAIL, "MPI could not make its communicators");
-    MPI_Comm_set_errhandler(w.world, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(w.notes, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(w.world, &w.c.rank);
-    MPI_Comm_size(w.world, &w.c.size);
-    MPI_Comm here;
-    if (MPI_Comm_split_type(w.world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
-    MPI_Comm_size(here, &w.c.local);
+    TR_TRY(add_group(world, 0, 1));
+    if (MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
+    MPI_Comm_size(here, &all()->local);
     MPI_Comm_free(&here);
-    TR_TRY(tr_calloc(&w.in_n, 4 * (size_t)w.c.size, sizeof(int)));
-    w.in_at = w.in_n + w.c.size;
-    w.out_n = w.in_at + w.c.size;
-    w.out_at = w.out_n + w.c.size;
-    TR_TRY(tr_calloc(&w.waiting, (size_t)w.c.size, sizeof *w.waiting));
-    TR_TRY(tr_calloc(&w.request, (size_t)w.c.size, sizeof(MPI_Request)));
-    for (int r = 0; r < w.c.size; r++) w.request[r] = MPI_REQUEST_NULL;
+    TR_TRY(tr_calloc(&w.request, (size_t)all()->size, sizeof(MPI_Request)));
+    for (int r = 0; r < all()->size; r++) w.request[r] = MPI_REQUEST_NULL;
     return TR_OK;
 }
 
@@ -215,7 +247,24 @@ int par_world(struct tr_comm **out)
     *out = tr_comm_alone();
     if (!launched()) return TR_OK;
     if (!w.on) TR_TRY(start());
-    *out = &w.c;
+    *out = all();
+    return TR_OK;
+}
+
+int par_group(struct tr_comm **out, struct tr_comm *world, int first, int stride, int n)
+{
+    MPI_Comm comm;
+    *out = n == 1 ? tr_comm_alone() : world;
+    if (n == 1 || n == world->size) return TR_OK;
+    for (int k = 1; k < w.groups; k++) {
+        const struct group *g = w.group[k];
+        if (g->first != first || g->stride != stride || g->c.size != n) continue;
+        *out = &w.group[k]->c;
+        return TR_OK;
+    }
+    if (w.groups == MOST_GROUPS || MPI_Comm_split(w.group[0]->comm, first, 0, &comm) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not make the communicators of the grid");
+    TR_TRY(add_group(comm, first, stride));
+    *out = &w.group[w.groups - 1]->c;
     return TR_OK;
 }
 
@@ -223,10 +272,10 @@ int par_end(int code, bool *say)
 {
     *say = true;
     if (!w.on) return code;
-    w.c.doing = "end of the run";
+    all()->doing = "end of the run";
     /* Every rank comes here or is told why another does not. */
     if (code == TR_OK || code == TR_ESTOPPED) {
-        int met = mpi_barrier(&w.c);
+        int met = mpi_barrier(all());
         if (met != TR_OK) code = met;
     }
     if (w.stalled) { /* a rank that does not answer cannot be waited for: this one speaks and ends all */
@@ -234,7 +283,7 @@ int par_end(int code, bool *say)
         fflush(NULL);
         MPI_Abort(MPI_COMM_WORLD, code);
     }
-    if (code != TR_OK && code != TR_ESTOPPED && !w.heard) send_notes(code, tr_message());
+    if (code != TR_OK && code != TR_ESTOPPED && !w.heard) send_notes(code, tr_message(), w.group[0]);
     /* What was said at the same time is taken too, so that no message is left when MPI ends. */
     if (code != TR_OK && code != TR_ESTOPPED) {
         char text[NOTE_TEXT];
@@ -244,7 +293,7 @@ int par_end(int code, bool *say)
         finish_notes(2);
         code = tr_fail(mine, "%s", text);
     }
-    *say = w.c.rank == 0;
+    *say = all()->rank == 0;
     return code;
 }
 
@@ -260,6 +309,12 @@ int par_world(struct tr_comm **out)
 {
     *out = tr_comm_alone();
     return launched() ? tr_fail(TR_EFAIL, "several ranks were started (mpirun), but this program was built without MPI: install Open MPI and build again") : TR_OK;
+}
+
+int par_group(struct tr_comm **out, struct tr_comm *world, int first, int stride, int n)
+{
+    *out = world;
+    return TR_OK;
 }
 
 int par_end(int code, bool *say)

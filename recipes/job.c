@@ -39,7 +39,51 @@ static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
     return tr_shape_check(s, r->path);
 }
 
-struct tr_comm *job_sharers(const struct job *j) { return j->stages > 1 ? tr_comm_alone() : j->comm; }
+/* One rank has all layers, whatever the recipe's pipeline. */
+static int open_grid(struct job *j)
+{
+    int size = j->comm->size, rank = j->comm->rank;
+    j->stages = size > 1 ? (int)j->r->parallel.pipeline : 1;
+    if (size % j->stages)
+        return tr_fail(TR_EINPUT, "%d ranks cannot be dealt to parallel.pipeline = %d stages (%s): start a multiple of %d", size, j->stages, j->r->path, j->stages);
+    int data = size / j->stages;
+    TR_TRY(par_group(&j->data, j->comm, rank / data * data, 1, data));
+    return par_group(&j->pipe, j->comm, rank % data, data, j->stages);
+}
+
+/* The communicators of the job, each once. */
+static int lines(const struct job *j, const struct tr_comm *c[3])
+{
+    int n = 0;
+    c[n++] = j->comm;
+    if (j->data != j->comm) c[n++] = j->data;
+    if (j->pipe != j->comm && j->pipe != j->data) c[n++] = j->pipe;
+    return n;
+}
+
+uint64_t job_sent(const struct job *j)
+{
+    const struct tr_comm *c[3];
+    uint64_t sum = 0;
+    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->sent;
+    return sum;
+}
+
+double job_waited(const struct job *j)
+{
+    const struct tr_comm *c[3];
+    double sum = 0;
+    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->waited;
+    return sum;
+}
+
+uint64_t job_moved(const struct job *j)
+{
+    const struct tr_comm *c[3];
+    uint64_t sum = 0;
+    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->moved * (uint64_t)(j->comm->size / c[i]->size);
+    return sum;
+}
 
 /* What the device cannot do yet, and what to set instead. */
 static const char *not_on_device(const struct recipe *r)
@@ -68,7 +112,7 @@ int job_open(struct job *j, const struct recipe *r)
     *j = (struct job){ .r = r };
     TR_TRY(par_world(&j->comm));
     TR_TRY(open_device(r));
-    j->stages = j->comm->size > 1 ? (int)r->parallel.pipeline : 1; /* one rank has all layers, whatever the recipe's pipeline */
+    TR_TRY(open_grid(j));
     j->comm->timeout = r->parallel.timeout;
     /* Ranks of one machine share its cores. */
     int cores = tr_threads() / j->comm->local;
@@ -130,13 +174,14 @@ static int fill_weights(struct job *j)
 static int gather_weight(void *self, const struct tr_param *p, struct tr_tensor *whole)
 {
     struct job *j = self;
-    return tr_comm_gather_rows(j->comm, whole, &p->shard, (j->stages > 1 ? j->held : j->first) + p->index * (j->comm->size + 1));
+    struct tr_comm *c = j->stages > 1 ? j->pipe : j->data;
+    return tr_comm_gather_rows(c, whole, &p->shard, (j->stages > 1 ? j->held : j->first) + p->index * (c->size + 1));
 }
 
 /* Whose each parameter is, whole. */
 static int hold_stages(struct job *j)
 {
-    int size = j->comm->size, from, to;
+    int size = j->stages, from, to;
     TR_TRY(tr_calloc(&j->held, (size_t)j->net->n_params, ((size_t)size + 1) * sizeof *j->held));
     for (int r = 0; r < size; r++) {
         TR_TRY(pipeline_cut(j, r, &from, &to));
@@ -159,11 +204,11 @@ int job_net(struct job *j, bool values)
     int64_t positions = r->data.sequence > j->shape.context ? r->data.sequence : j->shape.context;
     /* Stage 3 in training: weights are dealt to ranks with the optimizer's state, and loaded then. */
     struct tr_shards shards = { j, gather_weight };
-    bool share = job_sharers(j)->size > 1 && r->parallel.zero == 3 && j->train;
+    bool share = j->data->size > 1 && r->parallel.zero == 3 && j->train;
     TR_TRY(tr_tape_new(&j->tape));
     if (j->stages > 1) {
         int from, to;
-        TR_TRY(pipeline_cut(j, j->comm->rank, &from, &to));
+        TR_TRY(pipeline_cut(j, j->pipe->rank, &from, &to));
         TR_TRY(tr_net_new_stage(&j->net, &j->shape, dtype, compute, positions, from, to, shards));
         TR_TRY(hold_stages(j));
     } else TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
@@ -190,10 +235,10 @@ int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute)
     j->batch = r->train.batch;
     j->micro_batch = micro_batch;
     j->micro_batches = j->batch / micro_batch;
-    if (j->micro_batches % job_sharers(j)->size)
+    if (j->micro_batches % j->data->size)
         return tr_fail(TR_EINPUT, "batch of %" PRId64 " sequences in micro-batches of %" PRId64 " (%s): %" PRId64 " micro-batches cannot be dealt evenly to %d ranks; "
-                       "set train.batch to a multiple of %" PRId64, j->batch, micro_batch, r->path, j->micro_batches, job_sharers(j)->size, micro_batch * job_sharers(j)->size);
-    j->rounds = j->micro_batches / job_sharers(j)->size;
+                       "set train.batch to a multiple of %" PRId64, j->batch, micro_batch, r->path, j->micro_batches, j->data->size, micro_batch * j->data->size);
+    j->rounds = j->micro_batches / j->data->size;
     j->recompute = recompute;
     j->fused = r->memory.fused_update != RECIPE_FUSED_FALSE && j->rounds == 1 && !(r->train.clip > 0) && !(j->stages > 1 && j->shape.tied); /* a tied embedding's gradients meet after backward */
     j->projects = j->micro_batches > 1 && !(r->train.clip > 0); /* whatever the number of ranks; clipping is by the norm of whole gradients */
@@ -232,7 +277,7 @@ static int deal_rows(struct job *j)
     TR_TRY(tr_calloc(&item, (size_t)j->net->n_params, sizeof *item));
     for (int64_t i = 0; i < j->net->n_params; i++)
         item[i] = (struct par_item){ tr_rows(&j->net->param[i].value), true, 4 * (size_t)tr_count(&j->net->param[i].value) };
-    int rc = par_deal(j->first, item, j->net->n_params, job_sharers(j)->size);
+    int rc = par_deal(j->first, item, j->net->n_params, j->data->size);
     free(item);
     return rc;
 }
@@ -255,33 +300,74 @@ static int weigh_ranks(struct job *j, const struct par_item *item, int64_t n)
     return TR_OK;
 }
 
+static bool on_stage(const struct job *j, int64_t i, int stage) { return j->stages == 1 || j->held[i * (j->stages + 1) + stage + 1] > j->held[i * (j->stages + 1) + stage]; }
+
+/* The parameters of a stage to the ranks that share it, without regard to the other stages. */
+static int deal_stage(struct job *j, const struct par_item *item, int64_t n, int stage)
+{
+    int ranks = j->data->size;
+    int64_t *first = NULL, m = 0;
+    struct par_item *some = NULL;
+    int rc;
+    TR_GO(tr_calloc(&first, (size_t)n, ((size_t)ranks + 1) * sizeof *first));
+    TR_GO(tr_calloc(&some, (size_t)n, sizeof *some));
+    for (int64_t i = 0; i < n; i++)
+        if (on_stage(j, i, stage)) some[m++] = item[i];
+    TR_GO(par_deal(first, some, m, ranks));
+    for (int64_t i = 0, k = 0; i < n; i++)
+        if (on_stage(j, i, stage)) memcpy(j->first + i * (ranks + 1), first + k++ * (ranks + 1), ((size_t)ranks + 1) * sizeof *first);
+    rc = TR_OK;
+done:
+    free(some);
+    free(first);
+    return rc;
+}
+
+/* The same rows counted over all ranks: those of other stages have none. */
+static int spread_dealt(struct job *j, int64_t n)
+{
+    int ranks = j->data->size, size = j->comm->size;
+    TR_TRY(tr_calloc(&j->dealt, (size_t)n, ((size_t)size + 1) * sizeof *j->dealt));
+    for (int64_t i = 0; i < n; i++)
+        for (int stage = 0; stage < j->stages; stage++)
+            for (int r = 1; r <= ranks && on_stage(j, i, stage); r++) {
+                int64_t *to = j->dealt + i * (size + 1) + stage * ranks + r;
+                *to = j->first[i * (ranks + 1) + r];
+                for (int k = stage * ranks + r; r == ranks && ++k <= size;) j->dealt[i * (size + 1) + k] = *to;
+            }
+    return TR_OK;
+}
+
 /* Rows where their state is: what may be cut is cut, whole matrices go to ranks by the bytes of their state. */
 static int deal_state(void *self, struct opt_share *share, int64_t n)
 {
     struct job *j = self;
     struct par_item *item;
+    int rc;
     TR_TRY(tr_calloc(&item, (size_t)n, sizeof *item));
     for (int64_t i = 0; i < n; i++) {
         const struct tr_tensor *w = &j->net->param[i].value;
         size_t weight = j->net->sharded ? tr_bytes(w) + tr_quant_bytes(w) : 0;
         item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes + weight };
     }
-    int rc = par_deal(j->first, item, n, j->comm->size);
-    for (int64_t i = 0; i < n; i++) share[i].first = j->first + i * (j->comm->size + 1);
-    if (rc == TR_OK) rc = weigh_ranks(j, item, n);
+    for (int stage = 0; stage < j->stages; stage++) TR_GO(deal_stage(j, item, n, stage));
+    if (j->stages > 1) TR_GO(spread_dealt(j, n));
+    for (int64_t i = 0; i < n; i++) share[i].first = j->stages > 1 ? j->dealt + i * (j->comm->size + 1) : j->first + i * (j->data->size + 1);
+    rc = j->stages > 1 ? TR_OK : weigh_ranks(j, item, n);
     for (int64_t i = 0; i < n && rc == TR_OK && j->net->sharded; i++) {
         const int64_t *first = share[i].first + j->comm->rank;
         rc = tr_net_shard(&j->net->param[i], first[0], first[1] - first[0]);
     }
+done:
     free(item);
     return rc;
 }
 
-/* Whole parameters to the ranks of their stages. */
+/* Whole parameters to their stages. */
 static int deal_stages(void *self, struct opt_share *share, int64_t n)
 {
     struct job *j = self;
-    for (int64_t i = 0; i < n; i++) share[i].first = j->held + i * (j->comm->size + 1);
+    for (int64_t i = 0; i < n; i++) share[i].first = j->held + i * (j->stages + 1);
     return TR_OK;
 }
 
@@ -309,14 +395,22 @@ done:
 }
 
 /* What stages cannot do yet. */
-static int check_stages(const struct job *j)
+static int check_grid(const struct job *j)
 {
-    const char *name = recipe_optimizer(j->r), *p = j->r->path;
-    if (opt_needs_losses(j->opt)) return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): rules that learn from losses run on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->stages);
-    if (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN))
-        return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): its curvature probe runs on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->stages);
+    const char *p = j->r->path;
+    if (j->data->size > 1 && j->r->parallel.zero == 3)
+        return tr_fail(TR_EINPUT, "parallel.zero = 3 with parallel.pipeline = %d (%s): the ranks of a stage hold its weights whole; set parallel.zero = 2, or parallel.data = %d and parallel.pipeline = 1", j->stages, p, j->comm->size);
     if (j->r->checkpoint.memory_every) return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with parallel.pipeline = %d (%s): snapshots of a pipeline go to disk; set checkpoint.memory_every = 0", j->r->checkpoint.memory_every, j->stages, p);
     if (j->r->memory.offload) return tr_fail(TR_EINPUT, "memory.offload = disk with parallel.pipeline = %d (%s): a stage's micro-batches stay in memory; set memory.offload = none or memory.recompute = block", j->stages, p);
+    return TR_OK;
+}
+
+static int check_rules(const struct job *j)
+{
+    const char *name = recipe_optimizer(j->r), *p = j->r->path;
+    if (opt_needs_losses(j->opt)) return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): rules that learn from losses run on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->comm->size);
+    if (opt_probe_every(j->opt, OPT_PROBE_LABELS) || opt_probe_every(j->opt, OPT_PROBE_HESSIAN))
+        return tr_fail(TR_EINPUT, "optimizer.name = %s with parallel.pipeline = %d (%s): its curvature probe runs on whole models; set parallel.data = %d and parallel.pipeline = 1", name, j->stages, p, j->comm->size);
     return TR_OK;
 }
 
@@ -326,18 +420,17 @@ int job_training(struct job *j)
     struct opt_setup setup = { .entry = r->optimizer, .n = r->n_optimizer, .path = r->path, .seed = (uint64_t)r->train.seed,
                                .tokens = (double)tr_loader_max_tokens(j->loader, j->batch), .lr = r->train.lr, .leaves = state_leaves, .self = j };
     size_t n = (size_t)j->net->n_params;
-    TR_TRY(tr_calloc(&j->first, n, ((size_t)job_sharers(j)->size + 1) * sizeof *j->first));
-    TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)job_sharers(j)->size + 1) * sizeof *j->low_first));
+    TR_TRY(tr_calloc(&j->first, n, ((size_t)j->data->size + 1) * sizeof *j->first));
+    TR_TRY(tr_calloc(&j->low_first, 1, ((size_t)j->data->size + 1) * sizeof *j->low_first));
     TR_TRY(tr_calloc(&j->sum, n, sizeof *j->sum));
     TR_TRY(tr_calloc(&j->figures, UPDATE_PANELS * n + (size_t)j->micro_batches + UPDATE_SUMS, sizeof *j->figures));
-    if (job_sharers(j)->size > 1 && r->parallel.zero > 0) {
-        setup.comm = j->comm;
-        setup.deal = deal_state;
-    } else TR_TRY(deal_rows(j));
-    if (j->stages > 1) {
-        setup.comm = j->comm;
-        setup.deal = deal_stages;
-    }
+    bool dealt = j->data->size > 1 && r->parallel.zero > 0;
+    if (j->stages > 1) TR_TRY(check_grid(j));
+    if (!dealt) TR_TRY(deal_rows(j));
+    setup.comm = dealt ? j->comm : j->stages > 1 ? j->pipe : NULL;
+    setup.deal = dealt ? deal_state : deal_stages;
+    setup.sharers = j->data;
+    setup.share_at = dealt ? j->pipe->rank * j->data->size : 0;
     if (r->memory.offload == RECIPE_OFFLOAD_DISK) {
         const char *folder = r->memory.offload_dir[0] ? r->memory.offload_dir : r->run.dir;
         TR_TRY(tr_spill_open(&j->state_file, folder));
@@ -350,13 +443,13 @@ int job_training(struct job *j)
     TR_TRY(opt_new(&j->opt, &setup, j->net->param, j->net->n_params));
     if (opt_needs(j->opt) != OPT_GRADIENT && r->train.clip > 0)
         return tr_fail(TR_EINPUT, "train.clip = %g (%s): there is no gradient whose norm could be clipped; set train.clip = 0", r->train.clip, r->path);
-    if (j->stages > 1) TR_TRY(check_stages(j));
+    if (j->stages > 1) TR_TRY(check_rules(j));
     TR_TRY(capture(j));
     if (j->values) TR_TRY(fill_weights(j));
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
     TR_TRY(job_feed(j, tokens));
-    return j->stages > 1 ? pipeline_new(&j->pipe, j) : TR_OK;
+    return j->stages > 1 ? pipeline_new(&j->pipeline, j) : TR_OK;
 }
 
 struct tr_spill_counts job_disk(const struct job *j)
@@ -427,8 +520,9 @@ void job_forget_files(struct job *j)
 void job_release(struct job *j)
 {
     ckpt_capture_free(j->capture, j->done);
-    pipeline_free(j->pipe);
+    pipeline_free(j->pipeline);
     free(j->held);
+    free(j->dealt);
     opt_free(j->opt);
     free(j->first);
     free(j->low_first);

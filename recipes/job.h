@@ -33,12 +33,14 @@ struct job {
     int64_t segment;                     /* tokens of the loss head at a time */
     /* ranks: rows of each parameter dealt to them, size + 1 numbers each; sums of gradients, this rank's rows, within a step */
     struct tr_comm *comm;
-    int64_t *first, *low_first;          /* low_first: of one projection at a time */
+    /* the grid: ranks that share the batches of a stage, and the stages of a pipeline; rank = stage x data ranks + data rank */
+    struct tr_comm *data, *pipe;
+    int64_t *first, *low_first;          /* of `data`; low_first: of one projection at a time */
     struct tr_tensor *sum;
-    /* a pipeline: how many stages (1: none), the ranks' one each; rows that ranks have of each parameter, all or none */
+    /* a pipeline: how many stages (1: none); rows that stages have of each parameter, all or none; rows of its state on all ranks */
     int stages;
-    int64_t *held;
-    struct pipeline *pipe;
+    int64_t *held, *dealt;
+    struct pipeline *pipeline;
     size_t dealt_least, dealt_most;      /* bytes of state (at stage 3 with weights) of the ranks with least and most */
     double *figures;                     /* what ranks add up at the end of a step, see update.c */
     bool stop;                           /* this rank was asked to stop */
@@ -48,14 +50,16 @@ struct job {
     uint64_t step, tokens_seen;
 };
 
-/* Those who share a batch: all ranks, or in a pipeline each alone. */
-struct tr_comm *job_sharers(const struct job *j);
 /* Opens the model files and resolves shape and types; nothing large is allocated. */
 int job_open(struct job *j, const struct recipe *r);
 /* Tokenizer when text is involved; required = an error when there is none. */
 int job_tokenizer(struct job *j, bool required);
 /* Training (and validation) data with their loaders; resolves steps and micro-batches. */
 int job_data(struct job *j, bool train);
+/* Bytes that this rank sent since the start, seconds that it waited; bytes that all ranks send by the shapes of what is exchanged. */
+uint64_t job_sent(const struct job *j);
+double job_waited(const struct job *j);
+uint64_t job_moved(const struct job *j);
 /* How a step is cut and held. Refuses what cannot work together. */
 int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute);
 /* Allocates the network; values: from the file or random, or unset when a snapshot follows (values = false). */

@@ -37,7 +37,7 @@ static double expected_speed(const struct job *j, const struct rates *rate, cons
     double computing = tokens * (double)j->rounds * (head + blocks) / (0.83 * rate->matmul * (tokens / (tokens + 40)));
     double moving = rate->read > 0 ? (double)f->disk.read / rate->read + (double)f->disk.written / rate->write : 0;
     double seconds = computing + DISK_SEEN * moving;
-    return tokens * (double)j->rounds * j->comm->size / (seconds > moving ? seconds : moving);
+    return tokens * (double)j->rounds * j->data->size / (seconds > moving ? seconds : moving);
 }
 
 /* Where the offload files will be, or the nearest folder above that is there already. */
@@ -188,7 +188,7 @@ static int try_all(struct choices *all, struct job *j)
 {
     bool offload = j->r->memory.offload == RECIPE_OFFLOAD_NONE;
     for (int64_t m = j->batch; m >= 1; m--)
-        for (int k = TR_KEEP; k <= TR_BLOCK && j->batch % (m * j->comm->size) == 0; k++)
+        for (int k = TR_KEEP; k <= TR_BLOCK && j->batch % (m * j->data->size) == 0; k++)
             for (int disk = !offload; disk < 2; disk++) {
                 TR_TRY(tr_grow(&all->c, all->n, &all->cap, sizeof *all->c));
                 struct choice *c = &all->c[all->n];
@@ -229,7 +229,7 @@ static int print_search(struct job *j)
         goto done;
     }
     puts("nothing fits");
-    if (!least) TR_GO(tr_fail(TR_EINPUT, "no way to cut train.batch = %" PRId64 " for %d ranks", j->batch, j->comm->size));
+    if (!least) TR_GO(tr_fail(TR_EINPUT, "no way to cut train.batch = %" PRId64 " for %d ranks", j->batch, j->data->size));
     TR_GO(take(j, least));
     TR_GO(recipe_set((struct recipe *)(uintptr_t)j->r, least->disk ? "memory.offload=disk" : "memory.offload=none"));
     rc = forecast_check(j, &least->f);
@@ -246,7 +246,7 @@ int recipe_plan(struct recipe *r, bool json, bool search)
     TR_GO(job_open(&j, r));
     /* Ranks that are not there. */
     struct tr_comm planned = { .kind = j.comm->kind, .size = (int)r->parallel.data, .local = 1, .planned = true, .doing = "" };
-    if (j.comm->size == 1) j.comm = &planned;
+    if (j.comm->size == 1) j.comm = j.data = &planned;
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));
     if (search) {

@@ -40,7 +40,7 @@ static void find_remedies(struct remedies *list, struct job *j, const struct for
         job_resolve(j, as_it_is.micro_batch, as_it_is.recompute);
     }
     for (int64_t m = as_it_is.micro_batch - 1, tried = 0; m >= 1 && !tried; m--) {
-        if (j->batch % (m * j->comm->size)) continue;
+        if (j->batch % (m * j->data->size)) continue;
         tried = 1;
         snprintf(text, sizeof text, "train.micro_batch = %" PRId64, m);
         if (job_resolve(j, m, as_it_is.recompute) == TR_OK) try_remedy(list, j, f, text, NULL);

@@ -77,9 +77,6 @@ static int check_supported(const struct recipe *r)
     if (asked != c->size)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
-    if (r->parallel.pipeline > 1 && r->parallel.data > 1)
-        return tr_fail(TR_EINPUT, "parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " (%s): this version runs a batch in one pipeline; set parallel.data = 1 and parallel.pipeline = %" PRId64 ", or the other way round",
-                       r->parallel.data, r->parallel.pipeline, r->path, asked);
     if (r->parallel.pipeline > 1 && (r->parallel.schedule || r->parallel.vocabulary))
         return tr_fail(TR_EINPUT, "parallel.%s (%s): this version runs 1f1b with whole vocabulary layers, the others are simulated alone (`train plan`); remove the key", r->parallel.schedule ? "schedule" : "vocabulary", r->path);
     if (r->checkpoint.memory_every > 0 && c->local < c->size)
@@ -293,8 +290,8 @@ static int one_step(struct running *s)
     struct job *j = &s->j;
     const struct recipe *r = j->r;
     struct step_result result;
-    double t = tr_now(), block = 0, waited = j->comm->waited;
-    uint64_t sent = j->comm->sent;
+    double t = tr_now(), block = 0, waited = job_waited(j);
+    uint64_t sent = job_sent(j);
     struct trace *trace = NULL; /* the second step of a run, when everything is in place */
     j->stop = stop_asked;
     if (s->writes && (int64_t)j->step == s->first + 1) TR_TRY(trace_begin(&trace));
@@ -306,7 +303,7 @@ static int one_step(struct running *s)
     int64_t step = (int64_t)j->step;
     struct metrics_row row = { .step = step, .loss = result.loss, .lr = result.lr, .grad_norm = result.grad_norm, .tokens = (int64_t)j->tokens_seen,
                                .tokens_per_s = (double)result.tokens / t, .step_s = t, .valid_loss = NAN,
-                               .ranks = j->comm->size, .sent = (int64_t)(j->comm->sent - sent), .wait_s = j->comm->waited - waited };
+                               .ranks = j->comm->size, .sent = (int64_t)(job_sent(j) - sent), .wait_s = job_waited(j) - waited };
     s->stop = j->comm->size > 1 ? result.stop : stop_asked; /* ranks stop together, at the step whose sums carried the wish */
     bool last = step == j->steps, stop = step == r->train.stop_at || s->stop;
     if (j->valid && (last || (r->train.eval_every > 0 && step % r->train.eval_every == 0))) {

@@ -29,7 +29,7 @@ int step_blame(struct job *j, int64_t step, double loss)
 int step_feed(struct job *j, struct tr_feed *feed, int64_t *tokens)
 {
     const struct tr_batch *b;
-    const struct tr_comm *c = job_sharers(j);
+    const struct tr_comm *c = j->data;
     enum tr_part part = tr_part_enter(TR_PART_DATA);
     tr_loader_skip(j->loader, c->rank * j->micro_batch);
     TR_TRY(tr_loader_next(j->loader, j->micro_batch, &b));
@@ -49,7 +49,7 @@ static int run_rounds(struct job *j, struct update *u, int64_t counted, double *
         TR_TRY(step_feed(j, &j->feed, &fed));
         if (u->round == 0 && opt_probe_due(j->opt, OPT_PROBE_HESSIAN, u->step)) /* a forecast's first step has it, too */
             TR_TRY(job_probe_hessian(j, u->step));
-        double *loss = &losses[u->round * j->comm->size + j->comm->rank];
+        double *loss = &losses[u->round * j->data->size + j->data->rank];
         tr_tape_begin(j->tape, true, j->recompute);
         /* Divided by the counted tokens of the whole batch, so that micro-batches of unequal length weigh alike. */
         TR_TRY(tr_net_loss(j->net, j->tape, &j->feed, (float)(1.0 / (double)counted), j->segment, loss));
@@ -96,7 +96,7 @@ int job_evaluate(struct job *j, double *loss, int64_t *counted)
     int rc = TR_OK;
     TR_TRY(tr_calloc(&sums, (size_t)n + 1, sizeof *sums));
     j->comm->doing = "evaluation";
-    const struct tr_comm *c = job_sharers(j);
+    const struct tr_comm *c = j->data;
     for (int64_t first = 0; first < n; first += c->size) {
         const struct tr_batch *b;
         double unused;
@@ -115,7 +115,7 @@ int job_evaluate(struct job *j, double *loss, int64_t *counted)
             TR_GO(tr_net_loss(j->net, j->tape, &j->feed, 0, j->segment, counts ? &sums[m] : &unused));
             tr_tape_clear(j->tape);
         }
-        if (counts && (j->stages == 1 || j->comm->rank == 0)) sums[n] += (double)j->feed.n_counted;
+        if (counts && j->pipe->rank == 0) sums[n] += (double)j->feed.n_counted;
     }
     TR_GO(tr_comm_sum(j->comm, sums, (size_t)n + 1));
     for (int64_t m = 0; m < n; m++) total += sums[m];

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <math.h>
 
-static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (job_sharers(j)->size + 1); }
+static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (j->data->size + 1); }
 
 /* What is added up for a parameter in this step: its gradient, or a projection of it; and who adds which rows. */
 struct summed { bool low; int ndim; int64_t dim[2], rows; const int64_t *first; };
@@ -17,7 +17,7 @@ static struct summed summed_of(const struct update *u, const struct tr_param *p)
     struct summed s = { .ndim = p->value.ndim, .dim = { p->value.dim[0], p->value.dim[1] }, .rows = tr_rows(&p->value), .first = rows_of_ranks(j, p) };
     if (pipeline_joins(j, p) || !opt_low_shape(j->opt, p, u->step, s.dim)) return s;
     /* At stage 0 evenly to ranks, else whole to the one that has the state. */
-    for (int r = 0; r <= job_sharers(j)->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / job_sharers(j)->size : s.first[r] ? s.dim[0] : 0;
+    for (int r = 0; r <= j->data->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / j->data->size : s.first[r] ? s.dim[0] : 0;
     s.low = true;
     s.rows = s.dim[0];
     s.first = j->low_first;
@@ -26,14 +26,14 @@ static struct summed summed_of(const struct update *u, const struct tr_param *p)
 
 double *update_losses(struct job *j) { return j->figures + UPDATE_PANELS * j->net->n_params; }
 
-bool update_keeps(const struct job *j) { return j->stages == 1 && job_sharers(j)->size == 1 && j->rounds == 1 && !j->fused; }
+bool update_keeps(const struct job *j) { return j->stages == 1 && j->data->size == 1 && j->rounds == 1 && !j->fused; }
 
 /* Squares of this rank's rows, by panels that do not depend on the ranks (1, 2, 4 or 8 of them). */
 static int measure(struct update *u, const struct tr_param *p, const struct summed *s, const struct tr_tensor *own)
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    int64_t rows = s->rows, begin = s->first[job_sharers(j)->rank], end = s->first[job_sharers(j)->rank + 1];
+    int64_t rows = s->rows, begin = s->first[j->data->rank], end = s->first[j->data->rank + 1];
     int panels = tr_device() ? 1 : UPDATE_PANELS; /* a device has one rank, and waits for each sum */
     for (int k = 0; k < panels; k++) {
         int64_t a = rows / panels * k + rows % panels * k / panels;
@@ -66,11 +66,11 @@ static int update_everywhere(struct update *u, struct tr_param *p, const struct 
     int rc;
     if (!whole) {
         TR_TRY(tr_tensor_arena(&all, TR_GRADIENTS, TR_F32, s->ndim, s->dim, 0));
-        struct tr_tensor mine = tr_comm_rows(&all, first[job_sharers(j)->rank], first[job_sharers(j)->rank + 1] - first[job_sharers(j)->rank]);
+        struct tr_tensor mine = tr_comm_rows(&all, first[j->data->rank], first[j->data->rank + 1] - first[j->data->rank]);
         if (own->data) tr_kernels()->copy(&mine, own);
         whole = &all;
     }
-    TR_GO(tr_comm_gather_rows(job_sharers(j), whole, NULL, first));
+    TR_GO(tr_comm_gather_rows(j->data, whole, NULL, first));
     rc = update_one(u, p, s, whole);
 done:
     tr_tensor_release(&all);
@@ -82,30 +82,30 @@ static int apply(struct update *u, struct tr_param *p, const struct summed *s, s
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    bool any = s->first[job_sharers(j)->rank + 1] > s->first[job_sharers(j)->rank];
+    bool any = s->first[j->data->rank + 1] > s->first[j->data->rank];
     ckpt_capture_gate(j->capture, p->index);
     if (u->scale != 1 && any) tr_kernels()->scale(own, (float)u->scale);
-    if (job_sharers(j)->size == 1) return update_one(u, p, s, own);
+    if (j->data->size == 1) return update_one(u, p, s, own);
     if (j->r->parallel.zero == 0) return update_everywhere(u, p, s, own, whole);
     if (any) TR_TRY(update_one(u, p, s, own));
     TR_TRY(opt_share_low(j->opt, p, u->step));
-    return p->shard.ndim ? TR_OK : tr_comm_gather_rows(job_sharers(j), &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
+    return j->net->sharded ? TR_OK : tr_comm_gather_rows(j->data, &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
 }
 
 /* g: this rank's gradient of a micro-batch, or its projection; may be overwritten. */
 static int take(struct update *u, struct tr_param *p, const struct summed *s, struct tr_tensor *g)
 {
     struct job *j = u->j;
-    int64_t begin = s->first[job_sharers(j)->rank], n = s->first[job_sharers(j)->rank + 1] - begin;
+    int64_t begin = s->first[j->data->rank], n = s->first[j->data->rank + 1] - begin;
     struct tr_tensor *sum = &j->sum[p->index], own = tr_comm_rows(g, begin, n);
     if (j->fused) {
-        TR_TRY(tr_comm_reduce_rows(job_sharers(j), &own, g, s->first, false));
+        TR_TRY(tr_comm_reduce_rows(j->data, &own, g, s->first, false));
         TR_TRY(measure(u, p, s, &own));
         return apply(u, p, s, &own, g);
     }
     if (!sum->data && n > 0)
         TR_TRY(tr_tensor_arena(sum, TR_GRADIENTS, TR_F32, own.ndim, own.dim, 0));
-    TR_TRY(tr_comm_reduce_rows(job_sharers(j), sum, g, s->first, u->round > 0));
+    TR_TRY(tr_comm_reduce_rows(j->data, sum, g, s->first, u->round > 0));
     return u->round == j->rounds - 1 && !pipeline_joins(j, p) ? measure(u, p, s, sum) : TR_OK;
 }
 

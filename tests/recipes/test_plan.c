@@ -27,7 +27,7 @@ static int foretell(struct forecast *f, const char *const *more)
     ranks.kind = j.comm->kind;
     ranks.local = 1;
     ranks.doing = "";
-    if (ranks.size > 1) j.comm = &ranks;
+    if (ranks.size > 1) j.comm = j.data = &ranks;
     assert_ok(job_tokenizer(&j, true));
     assert_ok(job_data(&j, true));
     held = (int64_t)tr_rss_now();
