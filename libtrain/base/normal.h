@@ -1,13 +1,14 @@
 /* Standard normals by Box and Muller in double. Only + - * / and sqrt and whole-number operations: every compiler target
- * gives the same bits, so this is compiled into the kernels of each instruction set and into base alike. */
+ * gives the same bits, so this is compiled into the kernels of each instruction set, into those of CUDA devices and into base alike. */
 #ifndef TR_NORMAL_H
 #define TR_NORMAL_H
+#include "libtrain/base/both.h"
 #include "libtrain/base/rng.h"
 #include <math.h>
 #include <string.h>
 
 /* log of x in (0, 1], to 2 units of the last place: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)). */
-static inline double tr_log_unit(double x)
+TR_BOTH double tr_log_unit(double x)
 {
     int64_t bits, e;
     double m;
@@ -30,7 +31,7 @@ static inline double tr_log_unit(double x)
 }
 
 /* cos and sin of a full turn times u, u in [0, 1): the nearest quarter turn, and Taylor's series of what is left. */
-static inline void tr_turn(double u, double *c, double *s)
+TR_BOTH void tr_turn(double u, double *c, double *s)
 {
     int32_t q = (int32_t)(4 * u + 0.5);
     double a = (u - 0.25 * q) * 6.28318530717958647693, z = a * a;
@@ -55,8 +56,25 @@ static inline void tr_turn(double u, double *c, double *s)
     *s = q & 2 ? -y : y;
 }
 
+/* tr_philox, for where it should be part of a loop. */
+TR_BOTH void tr_philox_inline(uint32_t c[4], struct tr_key key, uint64_t counter)
+{
+    uint32_t k0 = key.k[0], k1 = key.k[1];
+    c[0] = (uint32_t)counter, c[1] = (uint32_t)(counter >> 32), c[2] = c[3] = 0;
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
+        uint32_t n0 = (uint32_t)(b >> 32) ^ c[1] ^ k0, n2 = (uint32_t)(a >> 32) ^ c[3] ^ k1;
+        c[1] = (uint32_t)b;
+        c[3] = (uint32_t)a;
+        c[0] = n0;
+        c[2] = n2;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
 /* Numbers 2 pair and 2 pair + 1 of the stream: two words make one uniform of 53 bits, two uniforms two normals. */
-static inline void tr_normal_pair(struct tr_key key, uint64_t pair, double *even, double *odd)
+TR_BOTH void tr_normal_pair(struct tr_key key, uint64_t pair, double *even, double *odd)
 {
     uint32_t c0 = (uint32_t)pair, c1 = (uint32_t)(pair >> 32), c2 = 0, c3 = 0, k0 = key.k[0], k1 = key.k[1];
     for (int round = 0; round < 10; round++) { /* tr_philox, in the open so that a loop over pairs is vectorised */

@@ -18,21 +18,7 @@ struct tr_key tr_key(uint64_t seed, enum tr_purpose purpose, uint64_t subject, u
     return (struct tr_key){ { (uint32_t)h, (uint32_t)(h >> 32) } };
 }
 
-void tr_philox(uint32_t out[4], struct tr_key key, uint64_t counter)
-{
-    uint32_t c[4] = { (uint32_t)counter, (uint32_t)(counter >> 32), 0, 0 }, k0 = key.k[0], k1 = key.k[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
-        uint32_t n0 = (uint32_t)(b >> 32) ^ c[1] ^ k0, n2 = (uint32_t)(a >> 32) ^ c[3] ^ k1;
-        c[1] = (uint32_t)b;
-        c[3] = (uint32_t)a;
-        c[0] = n0;
-        c[2] = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int i = 0; i < 4; i++) out[i] = c[i];
-}
+void tr_philox(uint32_t out[4], struct tr_key key, uint64_t counter) { tr_philox_inline(out, key, counter); }
 
 double tr_uniform(struct tr_key key, uint64_t index)
 {

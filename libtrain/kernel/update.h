@@ -3,15 +3,11 @@
  * updates below its precision are not lost. */
 #ifndef TR_UPDATE_H
 #define TR_UPDATE_H
-#include "libtrain/base/rng.h"
+#include "libtrain/kernel/rounding.h"
 #include "libtrain/tensor/tensor.h"
 
-/* Element i of a tensor is rounded with a hash of (key, first + i); key {0,0}: to nearest. first: which element of the parameter
- * the tensor begins with, so that rows have the same bits wherever they are. */
-struct tr_noise { struct tr_key key; uint32_t first; };
-
 /* w = (before w - rate x) after, where x is what the rule says; bias corrections are folded into rate and root. Of int8 weights
- * only: draws are f32 uniforms of the weight's shape instead of the noise, published_grid as kernel/int8.h says. */
+ * only: draws are f32 uniforms of the weight's shape instead of the noise, published_grid as kernel/rounding.h says. */
 struct tr_apply { float before, rate, after; struct tr_noise noise; const struct tr_tensor *draws; bool published_grid; };
 
 /* u = m / (sqrt(v) root + eps). The betas in double: 1 - beta is rounded once, as other programs do. Moments in bf16 are

@@ -11,16 +11,6 @@ enum { CHUNK = 1024, NORM_ROWS = 8, NORM_CHUNK = 256 /* a multiple of int8's gro
 #define ROWS_IN_PARALLEL(t) _Pragma("omp parallel for schedule(static)") for (int64_t r = 0; r < tr_rows(t); r++)
 #define CHUNKS(c, n, cols) for (int64_t c = 0, n; n = (cols) - c < CHUNK ? (cols) - c : CHUNK, c < (cols); c += CHUNK)
 
-static inline uint32_t bits16(uint32_t index, struct tr_key k) /* 16 random bits that depend on every bit of index and key */
-{
-    uint32_t x = index * 0x9E3779B9u ^ k.k[0];
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= (x >> 15) ^ k.k[1];
-    x *= 0x846ca68bu;
-    return x >> 16;
-}
-
 static inline void load(float *restrict out, const struct tr_tensor *t, int64_t r, int64_t c, int64_t n)
 {
     if (t->dtype == TR_F32) {
@@ -47,28 +37,17 @@ static inline void store(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, c
     }
 }
 
-static inline bool to_nearest(struct tr_noise z) { return !z.key.k[0] && !z.key.k[1]; }
-
-/* bf16 with stochastic rounding (key {0,0}: to nearest): 16 random bits below the cut, then cut. Infinite and NaN are kept; the largest finite
- * value cannot carry into infinity because it is kept too. */
+/* bf16 is rounded stochastically (key {0,0}: to nearest). */
 static inline void store_weight(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, struct tr_noise noise)
 {
-    if (t->dtype == TR_F32 || to_nearest(noise)) {
+    if (t->dtype == TR_F32 || tr_to_nearest(noise)) {
         store(t, r, c, n, x);
         return;
     }
     uint16_t *y = (uint16_t *)t->data + r * t->ld + c;
     uint32_t first = noise.first + (uint32_t)(r * tr_cols(t) + c);
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, &x[i], 4);
-        uint32_t magnitude = u & 0x7fffffffu, add = magnitude >= 0x7f7f0000u ? 0 : bits16(first + (uint32_t)i, noise.key);
-        y[i] = (uint16_t)((u + add) >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0));
-    }
+    for (int64_t i = 0; i < n; i++) y[i] = tr_bf16_stochastic(x[i], first + (uint32_t)i, noise.key);
 }
-
-/* Another stream of the same key. */
-static inline struct tr_noise second(struct tr_noise z) { return to_nearest(z) ? z : (struct tr_noise){ { { z.key.k[0] ^ 0x85EBCA6Bu, z.key.k[1] + 0x9E3779B9u } }, z.first }; }
 
 /* int8 with a new grid for each group, rounded stochastically (key {0,0}: to nearest); `draws`: the uniforms instead of the key's. */
 static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t n, const float *restrict x, const struct tr_apply *a)
@@ -76,7 +55,7 @@ static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t
     int8_t *q = (int8_t *)t->data + r * t->ld + c;
     int64_t first_group = r * tr_groups(t) + c / TR_QUANT_GROUP;
     uint32_t first = a->noise.first + (uint32_t)(r * tr_cols(t) + c);
-    bool nearest = !a->draws && to_nearest(a->noise);
+    bool nearest = !a->draws && tr_to_nearest(a->noise);
     for (int64_t k = 0; k < n; k += TR_QUANT_GROUP) {
         int64_t size = n - k < TR_QUANT_GROUP ? n - k : TR_QUANT_GROUP;
         float u[TR_QUANT_GROUP];
@@ -88,7 +67,7 @@ static inline void store_int8(struct tr_tensor *t, int64_t r, int64_t c, int64_t
             continue;
         }
         if (a->draws) load(u, a->draws, r, c + k, size);
-        else for (int64_t i = 0; i < size; i++) u[i] = (float)bits16(first + (uint32_t)(k + i), a->noise.key) * 0x1p-16f;
+        else for (int64_t i = 0; i < size; i++) u[i] = (float)tr_bits16(first + (uint32_t)(k + i), a->noise.key) * 0x1p-16f;
         tr_grid8_stochastic(q + k, x + k, u, size, grid);
     }
 }
@@ -143,7 +122,7 @@ static inline void adam_chunk(float *restrict x, struct tr_tensor *m, struct tr_
         x[i] = mm[i] / (sqrtf(vv[i]) * h->root + h->eps);
     }
     store_weight(m, r, c, n, mm, h->noise);
-    store_weight(v, r, c, n, vv, second(h->noise));
+    store_weight(v, r, c, n, vv, tr_second(h->noise));
 }
 
 static void NAME(adam)(struct tr_tensor *w, struct tr_tensor *m, struct tr_tensor *v, const struct tr_tensor *g, const struct tr_adam *h, const struct tr_apply *a)

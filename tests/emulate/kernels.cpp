@@ -5,4 +5,7 @@
 #include "libtrain/kernel/cuda/elementwise.cu"
 #include "libtrain/kernel/cuda/norm.cu"
 #include "libtrain/kernel/cuda/product.cu"
+#include "libtrain/kernel/cuda/random_normal.cu"
 #include "libtrain/kernel/cuda/rows.cu"
+#include "libtrain/kernel/cuda/update.cu"
+#include "libtrain/kernel/cuda/update_blocks.cu"

@@ -356,6 +356,76 @@ static void check_embedding(int dtype, int64_t N, int64_t V, int64_t C)
     for (tr_mat t : { w.d, dy.d, dw.d, y }) release(t);
 }
 
+/* A step of AdamW in f32 against double, and that rounding to bf16 is right on average. */
+static void check_updates()
+{
+    const int64_t R = 300, C = 1001;
+    matrix w = make(R, C, TR_CUDA_F32, 1), g = make(R, C, TR_CUDA_F32, 1), m = make(R, C, TR_CUDA_F32, 1), v = make(R, C, TR_CUDA_F32, 1);
+    for (float &x : v.h) x = fabsf(x) + 0.01f;
+    must(tr_cuda_write(v.d, v.h.data(), nullptr), "write");
+    tr_cuda_step a = { 0.99f, 1e-2f, 1, {}, {}, 0 };
+    tr_cuda_moments h = { 0.9f, 0.1f, 0.999f, 0.001f, 1, 1e-8f, {} };
+    std::vector<double> want(w.h.size());
+    for (size_t i = 0; i < want.size(); i++)
+        want[i] = 0.99 * w.h[i] - 1e-2 * (0.9 * m.h[i] + 0.1 * g.h[i]) / (sqrt(0.999 * v.h[i] + 0.001 * g.h[i] * g.h[i]) + 1e-8);
+    must(tr_cuda_adam(w.d, m.d, v.d, g.d, h, a, nullptr), "adam");
+    check("adam f32", fetch(w.d), want, 1e-6);
+    tr_mat half = blank(R, C, TR_CUDA_BF16);
+    must(tr_cuda_fill(half, 1, nullptr), "fill");
+    must(tr_cuda_fill(g.d, 1, nullptr), "fill");
+    for (uint32_t t = 0; t < 50; t++) {
+        tr_cuda_step tiny = { 1, -1e-4f, 1, { { { t, 7 } }, 0 }, {}, 0 };
+        must(tr_cuda_apply(half, g.d, tiny, nullptr), "apply");
+    }
+    double mean = 0;
+    for (float x : fetch(half)) mean += x / (double)(R * C);
+    check("stochastic rounding on average", floats(1, (float)mean), std::vector<double>(1, 1.005), 1e-4);
+    must(tr_cuda_random_normal(m.d, { { 1, 2 } }, 1, nullptr), "random_normal");
+    double one = 0, two = 0;
+    for (float x : fetch(m.d)) one += x / (double)(R * C), two += (double)x * x / (double)(R * C);
+    check("normal numbers' second moment", floats(1, (float)two), std::vector<double>(1, 1), 1e-2);
+    check("  and mean", floats(1, (float)one + 1), std::vector<double>(1, 1), 1e-2);
+    for (tr_mat t : { w.d, g.d, m.d, v.d, half }) release(t);
+}
+
+static void rate_updates()
+{
+    if (!rates) return;
+    const int64_t R = 24576, C = 4096;   /* 100 M weights */
+    double n = (double)R * (double)C;
+    tr_mat w = big(R, C, TR_CUDA_BF16), g = big(R, C, TR_CUDA_F32), m = big(R, C, TR_CUDA_F32), v = big(R, C, TR_CUDA_F32), wf = big(R, C, TR_CUDA_F32), q = blank(R, C, TR_CUDA_F32);
+    q.dtype = TR_CUDA_INT8, q.group = 128, q.groups = C / 128;
+    q.scale = static_cast<float *>(on_device(nullptr, (size_t)(R * q.groups) * 4));
+    q.zero = static_cast<signed char *>(on_device(nullptr, (size_t)(R * q.groups)));
+    tr_noise noise = { { { 1, 2 } }, 0 };
+    tr_cuda_step a = { 1, 1e-6f, 1, noise, {}, 0 };
+    tr_cuda_moments h = { 0.9f, 0.1f, 0.999f, 0.001f, 1, 1e-8f, {} }, hn = h;
+    hn.noise = noise;
+    rate("adam, 100 M f32 weights", 28 * n, 0, [&] { return tr_cuda_adam(wf, m, v, g, h, a, nullptr); });
+    rate("adam, bf16 weights", 24 * n, 0, [&] { return tr_cuda_adam(w, m, v, g, h, a, nullptr); });
+    tr_mat mb = wf, vb = w;   /* as bf16 moments: their bytes serve */
+    mb.dtype = vb.dtype = TR_CUDA_BF16;
+    tr_mat wb = big(R, C, TR_CUDA_BF16);
+    rate("adam, bf16 weights and moments", 16 * n, 0, [&] { return tr_cuda_adam(wb, mb, vb, g, hn, a, nullptr); });
+    rate("quantise to int8", 5 * n, 0, [&] { return tr_cuda_copy(q, g, nullptr); });
+    rate("int8 to bf16", 3 * n, 0, [&] { return tr_cuda_copy(wb, q, nullptr); });
+    rate("adam, int8 weights", 22 * n, 0, [&] { return tr_cuda_adam(q, m, v, g, h, a, nullptr); });
+    rate("apply, bf16 weights", 8 * n, 0, [&] { return tr_cuda_apply(wb, g, a, nullptr); });
+    tr_cuda_books books;
+    for (int i = 0; i < 256; i++) books.with_sign[i] = ((float)i - 127) / 128, books.positive[i] = (float)i / 255;
+    uint8_t *code = static_cast<uint8_t *>(on_device(nullptr, (size_t)(2 * R * C)));
+    float *most = static_cast<float *>(on_device(nullptr, (size_t)(R * C / 32)));
+    must((int)cudaMemsetAsync(code, 0, (size_t)(2 * R * C), nullptr), "memset");
+    must((int)cudaMemsetAsync(most, 0, (size_t)(R * C / 32), nullptr), "memset");
+    rate("adam_8bit", 12 * n, 0, [&] { return tr_cuda_adam_8bit(g, code, code + R * C, most, most + R * C / 256, &books, h, nullptr); });
+    rate("norms of rows", 4 * n, 0, [&] { return tr_cuda_norms(static_cast<float *>(m.data), g, 0, nullptr); });
+    rate("norms of columns", 4 * n, 0, [&] { return tr_cuda_norms(static_cast<float *>(m.data), g, 1, nullptr); });
+    rate("random_normal f32", 4 * n, 0, [&] { return tr_cuda_random_normal(g, { { 1, 2 } }, 1, nullptr); });
+    tr_cuda_direction z = { { { 1, 2 } }, { { 0, 0 } }, 0, 0, nullptr };
+    rate("move along a direction, bf16", 4 * n, 0, [&] { return tr_cuda_move(wb, 1, 1e-6f, z, nullptr); });
+    for (tr_mat t : { w, g, m, v, wf, q, wb }) release(t);
+}
+
 static void rate_rows()
 {
     if (!rates) return;
@@ -426,10 +496,12 @@ int main(int argc, char **argv)
         check_elements(k, 131, 77);
         check_embedding(k, 1000, 300, 200);
     }
+    check_updates();
     check_loss(12, 49152);
     check_loss(7, 1001);
     printf("%d wrong\n", wrong);
     rate_rows();
+    rate_updates();
     for (int64_t D : { 64, 128 }) {
         rate_attention(16, 16, D, TR_CUDA_BF16, 2048, 1);
         rate_attention(16, 16, D, TR_CUDA_BF16, 2048, 4);

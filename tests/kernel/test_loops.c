@@ -101,6 +101,10 @@ static void elementwise(const struct shape *sh, enum tr_dtype dt)
     close_to(&T0[0], &T0[1], 2e-5, "gelu");
     BOTH(k->gelu_backward(&T0[s], &T2[s], &T1[s]));
     close_to(&T0[0], &T0[1], 4e-4, "gelu_backward");
+    BOTH(k->random_normal(&T0[s], tr_key(3, TR_RNG_INIT, 0, 0), 0.7f));
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t c = 0; c < C; c++)
+            if (get(&T0[0], r, c) != get(&T0[1], r, c)) fail_msg("%s random_normal: row %ld column %ld has other bits", where, (long)r, (long)c);
     BOTH(k->fill(&T0[s], 2.5f));
     close_to(&T0[0], &T0[1], 0, "fill");
     T(3, TR_F32, 1, C, 0);

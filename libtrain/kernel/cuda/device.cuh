@@ -165,6 +165,10 @@ static __device__ inline void tr_put8(const tr_mat &t, int64_t row, int64_t col,
         if (k < n) p[k] = x[k];
 }
 
+/* For k of the eight; what a rule of tr_each is called by: n columns, 1 to 8, from column c on of row r. */
+#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
+#define RULE __device__ void operator()(int64_t r, int64_t c, int n) const
+
 /* f(row, col, n) for every stretch of up to eight columns of a matrix: a thread has one. */
 template <class F> static __global__ __launch_bounds__(TR_BLOCK) void tr_each_kernel(F f, int64_t rows, int64_t cols)
 {

@@ -1,7 +1,7 @@
 /* Elementwise kernels, conversions, and sums over a whole tensor. */
 #include "libtrain/kernel/cuda/device.cuh"
 
-/* A warp finds the grid of a group (kernel/int8.h) and rounds to nearest: the same bits as the CPU's. */
+/* A warp finds the grid of a group (kernel/rounding.h) and rounds to nearest: the same bits as the CPU's. */
 static __global__ void quantise_kernel(tr_mat y, tr_mat x)
 {
     int64_t r = blockIdx.x, g = (int64_t)blockIdx.y * (TR_BLOCK / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -18,22 +18,15 @@ static __global__ void quantise_kernel(tr_mat y, tr_mat x)
         low = a < low ? a : low;
         high = b > high ? b : high;
     }
-    float range = high - low, scale = (range > 1e-5f ? range : 1e-5f) / 254, steps = -low / scale;
-    int zero = (int)((steps + 12582912.0f) - 12582912.0f);
-    zero += ((float)zero < steps) - 128;
+    struct tr_grid8 grid = tr_grid8_between(low, high, false);
     if (!lane) {
-        y.scale[r * y.groups + g] = scale;
-        y.zero[r * y.groups + g] = (signed char)zero;
+        y.scale[r * y.groups + g] = grid.scale;
+        y.zero[r * y.groups + g] = (signed char)grid.zero;
     }
-    for (int64_t c = first + lane; c < end; c += 32) {
-        int code = (int)((tr_get(x, r, c) / scale + 12582912.0f) - 12582912.0f) + zero;
-        static_cast<signed char *>(y.data)[r * y.ld + c] = (signed char)(code > 127 ? 127 : code < -128 ? -128 : code);
-    }
+    for (int64_t c = first + lane; c < end; c += 32) static_cast<signed char *>(y.data)[r * y.ld + c] = tr_code8_nearest(tr_get(x, r, c), grid);
 }
 
-/* Each rule has the operands as members; it is called with a row, a column and a count (tr_each). */
-#define RULE __device__ void operator()(int64_t r, int64_t c, int n) const
-#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
+/* Each rule has its operands as members. */
 
 struct copy_rule {
     tr_mat y, x;

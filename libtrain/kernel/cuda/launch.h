@@ -3,6 +3,7 @@
  * the split of sums depend on the shape alone, so the bits are those of any GPU. Included from C17 and from C++. */
 #ifndef TR_CUDA_LAUNCH_H
 #define TR_CUDA_LAUNCH_H
+#include "libtrain/kernel/rounding.h"
 #include <stdint.h>
 #ifdef __cplusplus
 extern "C" {
@@ -28,6 +29,7 @@ int tr_cuda_plain_product(struct tr_mat c, struct tr_mat a, int ta, struct tr_ma
 
 int tr_cuda_copy(struct tr_mat y, struct tr_mat x, tr_cuda_stream s);
 int tr_cuda_fill(struct tr_mat y, float value, tr_cuda_stream s);
+int tr_cuda_random_normal(struct tr_mat y, struct tr_key key, float std, tr_cuda_stream s);
 int tr_cuda_add(struct tr_mat y, struct tr_mat a, struct tr_mat b, tr_cuda_stream s);
 int tr_cuda_axpy(struct tr_mat y, float alpha, struct tr_mat x, tr_cuda_stream s);
 int tr_cuda_scale(struct tr_mat y, float alpha, tr_cuda_stream s);
@@ -68,6 +70,37 @@ int tr_cuda_attention_cached(struct tr_mat o, struct tr_mat q, struct tr_mat k, 
 
 /* dlogits.data may be NULL. */
 int tr_cuda_cross_entropy(float *loss, struct tr_mat dlogits, struct tr_mat logits, const int32_t *target, float scale, tr_cuda_stream s);
+
+/* ---- kernel/update.h. A matrix without data stands for NULL. Weights are f32, bf16 or int8 in groups of 128 (not flat). */
+struct tr_cuda_step { float before, rate, after; struct tr_noise noise; struct tr_mat draws; int published_grid; };
+struct tr_cuda_moments { float beta1, keep1, beta2, keep2, root, eps; struct tr_noise noise; };   /* keep: 1 - beta, rounded once */
+struct tr_cuda_signs { float step_m, step_g, keep_m, keep_g; struct tr_noise noise; };
+struct tr_cuda_velocity { float decay, momentum, keep; int nesterov, first; };
+struct tr_cuda_direction { struct tr_key key, mask; double zeros; int64_t first; const float *given; };
+enum { TR_CUDA_8BIT = 256 };   /* elements of a block of codes */
+struct tr_cuda_books { float with_sign[256], positive[256]; };
+
+int tr_cuda_apply(struct tr_mat w, struct tr_mat g, struct tr_cuda_step a, tr_cuda_stream s);
+int tr_cuda_apply_scaled(struct tr_mat w, struct tr_mat g, const float *f, int axis, struct tr_cuda_step a, tr_cuda_stream s);
+int tr_cuda_adam(struct tr_mat w, struct tr_mat m, struct tr_mat v, struct tr_mat g, struct tr_cuda_moments h, struct tr_cuda_step a, tr_cuda_stream s);
+int tr_cuda_adam_direction(struct tr_mat u, struct tr_mat m, struct tr_mat v, struct tr_mat g, struct tr_cuda_moments h, tr_cuda_stream s);
+int tr_cuda_sgd(struct tr_mat w, struct tr_mat b, struct tr_mat g, struct tr_cuda_velocity h, struct tr_cuda_step a, tr_cuda_stream s);
+int tr_cuda_norms(float *n, struct tr_mat x, int axis, tr_cuda_stream s);
+int tr_cuda_sign(struct tr_mat w, struct tr_mat m, struct tr_mat g, struct tr_cuda_signs h, struct tr_cuda_step a, tr_cuda_stream s);
+int tr_cuda_clamp(struct tr_mat g, float limit, tr_cuda_stream s);
+int tr_cuda_momentum(struct tr_mat g, struct tr_mat m, float keep_m, float keep_g, float out_g, float out_m, tr_cuda_stream s);
+int tr_cuda_scale_outer(struct tr_mat g, const float *row, const float *col, tr_cuda_stream s);
+int tr_cuda_root_direction(struct tr_mat g, struct tr_mat v, float beta, float eps, tr_cuda_stream s);
+int tr_cuda_adam_8bit(struct tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, const struct tr_cuda_books *books, struct tr_cuda_moments h, tr_cuda_stream s);
+int tr_cuda_sign_scale(struct tr_mat g, float factor, tr_cuda_stream s);
+int tr_cuda_pick(struct tr_mat low, struct tr_mat g, const int32_t *index, int axis, tr_cuda_stream s);
+int tr_cuda_place(struct tr_mat g, struct tr_mat low, const int32_t *index, int axis, float factor, tr_cuda_stream s);
+int tr_cuda_lion_direction(struct tr_mat u, struct tr_mat m, struct tr_cuda_signs h, tr_cuda_stream s);
+int tr_cuda_cut_step(struct tr_mat g, struct tr_mat h, float scale, float eps, tr_cuda_stream s);
+int tr_cuda_cut_ratio(struct tr_mat g, struct tr_mat h, float eps, float most, tr_cuda_stream s);
+int tr_cuda_move(struct tr_mat w, float before, float scale, struct tr_cuda_direction z, tr_cuda_stream s);
+int tr_cuda_weigh(struct tr_mat g, float scale, struct tr_cuda_direction z, tr_cuda_stream s);
+int tr_cuda_mean_squares(struct tr_mat h, struct tr_mat g, float keep, float take, tr_cuda_stream s);
 
 #ifdef __cplusplus
 }

@@ -98,6 +98,6 @@ static const struct tr_device_memory memory = { memory_alloc, memory_free };
 __attribute__((visibility("default"))) extern const struct tr_device_module tr_device_module;
 const struct tr_device_module tr_device_module = {
     .version = TR_DEVICE_VERSION, .name = "cuda", .open = module_open, .describe = module_describe, .error = module_error,
-    .available = module_available, .share = module_share, .memory = &memory, .kernels = &tr_cuda_table, .updates = NULL,
+    .available = module_available, .share = module_share, .memory = &memory, .kernels = &tr_cuda_table, .updates = &tr_cuda_updates,
     .product_work = tr_cuda_product_work, .product = tr_cuda_product,
 };

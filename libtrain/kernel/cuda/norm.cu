@@ -60,7 +60,6 @@ template <int TEAM> struct held {
     }
 };
 
-#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
 
 template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_kernel(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, int64_t rows)
 {

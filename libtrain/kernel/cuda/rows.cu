@@ -1,8 +1,6 @@
 /* Gathers and scatters of rows, and rotary positions. */
 #include "libtrain/kernel/cuda/device.cuh"
 
-#define RULE __device__ void operator()(int64_t r, int64_t c, int n) const
-#define EIGHT _Pragma("unroll") for (int k = 0; k < TR_WIDE; k++)
 
 struct embed_rule {
     tr_mat y, w;

@@ -1,6 +1,5 @@
 /* The kernel table over the launches: tensors become plain matrices, the first failed call is remembered by name. */
-#include "libtrain/kernel/cuda/table.h"
-#include "libtrain/kernel/cuda/launch.h"
+#include "libtrain/kernel/cuda/table_impl.h"
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +25,7 @@ void tr_cuda_check(int error, const char *entry)
     if (error && !*first_error) snprintf(first_error, sizeof first_error, "%s: %s", entry, tr_cuda_text(error));
 }
 
-static struct tr_mat mat(const T *t)
+struct tr_mat tr_cuda_mat(const struct tr_tensor *t)
 {
     static const signed char dtype[TR_DTYPES] = { [TR_F32] = TR_CUDA_F32, [TR_BF16] = TR_CUDA_BF16, [TR_F16] = TR_CUDA_F16,
                                                   [TR_I32] = TR_CUDA_I32, [TR_U8] = -1, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
@@ -36,12 +35,13 @@ static struct tr_mat mat(const T *t)
     return (struct tr_mat){ t->data, t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
 
-#define RUN(entry, ...) tr_cuda_check(tr_cuda_##entry(__VA_ARGS__, stream), #entry)
+#define mat tr_cuda_mat
 
 static void cu_write(T *t, const void *host) { RUN(write, mat(t), host); }
 static void cu_read(const T *t, void *host) { RUN(read, mat(t), host); }
 static void cu_copy(T *y, const T *x) { RUN(copy, mat(y), mat(x)); }
 static void cu_fill(T *y, float v) { RUN(fill, mat(y), v); }
+static void cu_random_normal(T *y, struct tr_key key, float std) { RUN(random_normal, mat(y), key, std); }
 static void cu_add(T *y, const T *a, const T *b) { RUN(add, mat(y), mat(a), mat(b)); }
 static void cu_axpy(T *y, float alpha, const T *x) { RUN(axpy, mat(y), alpha, mat(x)); }
 static void cu_scale(T *y, float alpha) { RUN(scale, mat(y), alpha); }
@@ -131,7 +131,7 @@ static void cu_cross_entropy(T *loss, T *dlogits, const T *logits, const T *targ
 }
 
 const struct tr_kernels tr_cuda_table = {
-    .name = "cuda", .write = cu_write, .read = cu_read, .copy = cu_copy, .fill = cu_fill, .add = cu_add, .axpy = cu_axpy,
+    .name = "cuda", .write = cu_write, .read = cu_read, .copy = cu_copy, .fill = cu_fill, .random_normal = cu_random_normal, .add = cu_add, .axpy = cu_axpy,
     .scale = cu_scale, .sum_squares = cu_sum_squares, .all_finite = cu_all_finite, .embed = cu_embed,
     .embed_backward = cu_embed_backward, .scatter = cu_scatter, .rms_norm = cu_rms_norm, .rms_norm_rebuild = cu_rms_norm_rebuild,
     .rms_norm_backward = cu_rms_norm_backward, .layer_norm = cu_layer_norm, .layer_norm_rebuild = cu_layer_norm_rebuild,

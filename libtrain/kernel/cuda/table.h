@@ -1,10 +1,12 @@
-/* The kernel table of CUDA devices. Entries not written yet are NULL: random_normal. */
+/* The kernel table of CUDA devices, and the rules of optimizers on them. */
 #ifndef TR_CUDA_TABLE_H
 #define TR_CUDA_TABLE_H
 #include "libtrain/kernel/cuda/launch.h"
 #include "libtrain/kernel/kernel.h"
+#include "libtrain/kernel/update.h"
 
 extern const struct tr_kernels tr_cuda_table;
+extern const struct tr_updates tr_cuda_updates;
 
 /* NULL while every launch succeeded, else "ENTRY: what CUDA said" of the first that failed. Launches are not awaited:
  * what a kernel itself did wrong shows at a later entry that waits (read, write, sum_squares, all_finite). */

@@ -1,0 +1,165 @@
+/* Rules of optimizers that need more than an element at a time, or another: norms, moments in 8 bits, selections. */
+#include "libtrain/kernel/cuda/device.cuh"
+
+
+/* ---- norms: squares in double. Of rows: a block has one. Of columns: parts of the rows, their teams, the parts, each in order. */
+
+struct row_norm_shared { double part[TR_BLOCK / 32]; };
+
+static __global__ __launch_bounds__(TR_BLOCK) void row_norms_kernel(float *out, tr_mat x)
+{
+    row_norm_shared &s = tr_shared<row_norm_shared>();
+    double sum = 0;
+    for (int64_t c = threadIdx.x * TR_WIDE; c < x.cols; c += TR_BLOCK * TR_WIDE) {
+        float v[TR_WIDE];
+        tr_get8_any(v, x, blockIdx.x, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
+        EIGHT sum += (double)v[k] * (double)v[k];
+    }
+    sum = tr_block_sum(sum, s.part);
+    if (!threadIdx.x) out[blockIdx.x] = (float)sqrt(sum);
+}
+
+enum { NORM_LANES = 32, NORM_TEAMS = TR_BLOCK / NORM_LANES, NORM_PARTS = 64, NORM_SUMS = 1 << 19 };
+static __device__ double column_sums[NORM_SUMS];   /* [parts][columns]: of the call under way, thus one stream at a time */
+struct column_norm_shared { double part[NORM_TEAMS][NORM_LANES * TR_WIDE]; };
+
+static __global__ __launch_bounds__(TR_BLOCK) void column_squares_kernel(tr_mat x, int64_t rows_each)
+{
+    column_norm_shared &s = tr_shared<column_norm_shared>();
+    int lane = (int)threadIdx.x % NORM_LANES, team = (int)threadIdx.x / NORM_LANES;
+    int64_t first = (int64_t)blockIdx.x * NORM_LANES * TR_WIDE, c = first + lane * TR_WIDE, begin = blockIdx.y * rows_each, end = begin + rows_each < x.rows ? begin + rows_each : x.rows;
+    int n = x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE;
+    double sum[TR_WIDE] = { 0, 0, 0, 0, 0, 0, 0, 0 };
+    if (n > 0)
+        for (int64_t r = begin + team; r < end; r += NORM_TEAMS) {
+            float v[TR_WIDE];
+            tr_get8_any(v, x, r, c, n);
+            EIGHT sum[k] += (double)v[k] * (double)v[k];
+        }
+    EIGHT s.part[team][lane * TR_WIDE + k] = sum[k];
+    __syncthreads();
+    if (first + threadIdx.x >= x.cols) return;
+    double all = 0;
+    for (int t = 0; t < NORM_TEAMS; t++) all += s.part[t][threadIdx.x];
+    column_sums[blockIdx.y * x.cols + first + threadIdx.x] = all;
+}
+
+static __global__ __launch_bounds__(TR_BLOCK) void column_norms_kernel(float *out, int64_t cols, int parts)
+{
+    int64_t c = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x;
+    if (c >= cols) return;
+    double sum = 0;
+    for (int p = 0; p < parts; p++) sum += column_sums[p * cols + c];
+    out[c] = (float)sqrt(sum);
+}
+
+/* ---- moments in 8 bits: a block of threads has a block of codes, and the next but so many */
+
+enum { EACH_BLOCK = 8 };
+struct codes_shared { float value[2][256], middle[2][256], most[2][TR_CUDA_8BIT / 32]; };
+
+/* The nearest of the values (kernel/update_rules.h: encode). */
+static __device__ inline uint8_t nearest_code(float y, const float *middle)
+{
+    int at = 0;
+#pragma unroll
+    for (int step = 128; step; step /= 2) at += y > middle[at + step - 1] ? step : 0;
+    return (uint8_t)at;
+}
+
+/* Both moments' largest magnitudes of the block, for every thread. */
+static __device__ inline void block_most(float (&most)[2], codes_shared &s)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        for (int o = 16; o; o /= 2) {
+            float other = __shfl_xor_sync(0xffffffffu, most[i], o);
+            most[i] = other > most[i] ? other : most[i];
+        }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) s.most[0][threadIdx.x / 32] = most[0], s.most[1][threadIdx.x / 32] = most[1];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        for (int w = 0; w < TR_CUDA_8BIT / 32; w++) most[i] = s.most[i][w] > most[i] ? s.most[i][w] : most[i];
+}
+
+static __global__ __launch_bounds__(TR_CUDA_8BIT) void adam_8bit_kernel(tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, tr_cuda_books books, tr_cuda_moments h)
+{
+    codes_shared &s = tr_shared<codes_shared>();
+    int t = (int)threadIdx.x;
+    s.value[0][t] = books.with_sign[t], s.value[1][t] = books.positive[t];
+    s.middle[0][t] = t < 255 ? (books.with_sign[t] + books.with_sign[t + 1]) / 2 : 0;
+    s.middle[1][t] = t < 255 ? (books.positive[t] + books.positive[t + 1]) / 2 : 0;
+    __syncthreads();
+    int64_t count = g.rows * g.cols, blocks = (count + TR_CUDA_8BIT - 1) / TR_CUDA_8BIT;
+    for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+        int64_t i = block * TR_CUDA_8BIT + t;
+        bool there = i < count, whole = (block + 1) * TR_CUDA_8BIT <= count;
+        float *x = static_cast<float *>(g.data) + (there ? i / g.cols * g.ld + i % g.cols : 0), y = there ? *x : 0, mm = 0, vv = 0;
+        if (there) {
+            mm = h.beta1 * (s.value[0][m[i]] * m_most[block]) + h.keep1 * y;
+            vv = h.beta2 * (s.value[1][v[i]] * v_most[block]) + h.keep2 * (y * y);
+            *x = mm / (sqrtf(vv) * h.root + h.eps);
+        }
+        float most[2] = { fabsf(mm) > 0 ? fabsf(mm) : 0, fabsf(vv) > 0 ? fabsf(vv) : 0 };
+        block_most(most, s);   /* after all have read the old ones */
+        if (there) {
+            m[i] = nearest_code(whole ? mm * (most[0] > 0 ? 1 / most[0] : 0) : most[0] > 0 ? mm / most[0] : 0, s.middle[0]);
+            v[i] = nearest_code(whole ? vv * (most[1] > 0 ? 1 / most[1] : 0) : most[1] > 0 ? vv / most[1] : 0, s.middle[1]);
+        }
+        if (!t) m_most[block] = most[0], v_most[block] = most[1];
+    }
+}
+
+/* ---- selections: where element (r, c) of one lies in the matrix */
+
+static __device__ inline int64_t selected(const tr_mat &g, const int32_t *index, int axis, int64_t r, int64_t c)
+{
+    if (axis == 0) return index[r] * g.ld + c;
+    if (axis == 1) return r * g.ld + index[c];
+    return index[c] / g.cols * g.ld + index[c] % g.cols;
+}
+
+struct selection_rule {
+    tr_mat low, g;
+    const int32_t *index;
+    int axis, back;   /* back: into the matrix, times factor */
+    float factor;
+    RULE
+    {
+        for (int k = 0; k < n; k++) {
+            float *in_low = static_cast<float *>(low.data) + r * low.ld + c + k, *in_g = static_cast<float *>(g.data) + selected(g, index, axis, r, c + k);
+            if (back) *in_g = factor * *in_low;
+            else *in_low = *in_g;
+        }
+    }
+};
+
+extern "C" {
+
+int tr_cuda_norms(float *n, tr_mat x, int axis, tr_cuda_stream s)
+{
+    if (axis == 0) return tr_launch(dim3((unsigned)x.rows), TR_BLOCK, sizeof(row_norm_shared), s, row_norms_kernel, n, x);
+    int64_t most = NORM_SUMS / x.cols < NORM_PARTS ? NORM_SUMS / x.cols : (int64_t)NORM_PARTS, each = 4 * NORM_TEAMS;
+    if (!most) return (int)cudaErrorInvalidValue;
+    if (each * most < x.rows) each = (x.rows + most - 1) / most;
+    int64_t parts = (x.rows + each - 1) / each, wide = NORM_LANES * TR_WIDE;
+    int err = tr_launch(dim3((unsigned)((x.cols + wide - 1) / wide), (unsigned)parts), TR_BLOCK, sizeof(column_norm_shared), s, column_squares_kernel, x, each);
+    return err ? err : tr_launch(dim3((unsigned)((x.cols + TR_BLOCK - 1) / TR_BLOCK)), TR_BLOCK, 0, s, column_norms_kernel, n, x.cols, parts);
+}
+
+int tr_cuda_adam_8bit(tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, const tr_cuda_books *books, tr_cuda_moments h, tr_cuda_stream s)
+{
+    int64_t blocks = (g.rows * g.cols + TR_CUDA_8BIT - 1) / TR_CUDA_8BIT;
+    return tr_launch(dim3((unsigned)((blocks + EACH_BLOCK - 1) / EACH_BLOCK)), TR_CUDA_8BIT, sizeof(codes_shared), s, adam_8bit_kernel, g, m, v, m_most, v_most, *books, h);
+}
+
+int tr_cuda_pick(tr_mat low, tr_mat g, const int32_t *index, int axis, tr_cuda_stream s) { return tr_each(low.rows, low.cols, s, selection_rule{ low, g, index, axis, 0, 1 }); }
+
+int tr_cuda_place(tr_mat g, tr_mat low, const int32_t *index, int axis, float factor, tr_cuda_stream s)
+{
+    return tr_each(low.rows, low.cols, s, selection_rule{ low, g, index, axis, 1, factor });
+}
+
+}
