@@ -127,15 +127,22 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void attention_kernel(tr_mat 
     if (!l.lane) lse[row * lse_ld + head] = most + logf(sum);
 }
 
-/* delta[row][head] = do o: a warp has one. */
+/* delta[row][head] = do o: eight lanes have one. */
+enum { SHARE_HEAD = 8 };
 static __global__ __launch_bounds__(TR_BLOCK) void delta_kernel(float *delta, tr_mat dout, tr_mat o, int64_t n, int heads, int dim)
 {
-    int64_t i = (int64_t)blockIdx.x * (TR_BLOCK / 32) + threadIdx.x / 32;
-    if (i >= n) return;   /* the whole warp */
+    int64_t i = (int64_t)blockIdx.x * (TR_BLOCK / SHARE_HEAD) + threadIdx.x / SHARE_HEAD, row = (unsigned)i / (unsigned)heads;
+    int lane = (int)threadIdx.x % SHARE_HEAD, col = (int)(i - row * heads) * dim;
     float sum = 0;
-    for (int d = (int)threadIdx.x % 32; d < dim; d += 32) sum = fmaf(tr_get(dout, i / heads, i % heads * dim + d), tr_get(o, i / heads, i % heads * dim + d), sum);
-    for (int k = 16; k; k /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, k);
-    if (threadIdx.x % 32 == 0) delta[i] = sum;
+    for (int d = lane * TR_WIDE; i < n && d < dim; d += SHARE_HEAD * TR_WIDE) {
+        float x[TR_WIDE], y[TR_WIDE];
+        int left = dim - d < TR_WIDE ? dim - d : (int)TR_WIDE;
+        tr_get8(x, dout, row, col + d, left);
+        tr_get8(y, o, row, col + d, left);
+        EIGHT sum = fmaf(x[k], y[k], sum);
+    }
+    for (int k = SHARE_HEAD / 2; k; k /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, k);
+    if (!lane && i < n) delta[i] = sum;
 }
 
 template <int L>
@@ -288,7 +295,7 @@ int tr_cuda_attention_backward(tr_mat dqkv, tr_mat dout, tr_mat o, const float *
 {
     if (!FITS(a)) return (int)cudaErrorInvalidValue;
     int64_t n = o.rows * a->heads;
-    int err = tr_launch(dim3((unsigned)((n + TR_BLOCK / 32 - 1) / (TR_BLOCK / 32))), TR_BLOCK, 0, s, delta_kernel, delta, dout, o, n, a->heads, a->head_dim);
+    int err = tr_launch(dim3((unsigned)((n + TR_BLOCK / SHARE_HEAD - 1) / (TR_BLOCK / SHARE_HEAD))), TR_BLOCK, 0, s, delta_kernel, delta, dout, o, n, a->heads, a->head_dim);
     if (err) return err;
     if (tr_attention_mma_takes(qkv, dout, a) && tr_attention_mma_takes(dqkv, dout, a)) return tr_attention_mma_backward(dqkv, dout, lse, lse_ld, delta, qkv, start, a, s);
     return BY_DIM(plain_backward, dqkv, dout, lse, lse_ld, delta, qkv, start, a, s);
