@@ -181,16 +181,33 @@ static int gather_weight(void *self, const struct tr_param *p, struct tr_tensor 
 /* Whose each parameter is, whole. */
 static int hold_stages(struct job *j)
 {
-    int size = j->stages, from, to;
+    int size = j->stages, chunks = pipeline_chunks(j->pipeline);
+    struct tr_stage *span;
     TR_TRY(tr_calloc(&j->held, (size_t)j->net->n_params, ((size_t)size + 1) * sizeof *j->held));
+    TR_TRY(tr_calloc(&span, (size_t)chunks, sizeof *span));
     for (int r = 0; r < size; r++) {
-        TR_TRY(pipeline_cut(j, r, &from, &to));
+        pipeline_spans(j->pipeline, r, span);
         for (int64_t i = 0; i < j->net->n_params; i++) {
             const struct tr_param *p = &j->net->param[i];
-            for (int k = r + 1; k <= size && p->layer >= from && p->layer < to; k++) j->held[i * (size + 1) + k] = tr_rows(&p->value);
+            bool has = false;
+            for (int c = 0; c < chunks; c++) has |= p->layer >= span[c].from && p->layer < span[c].to;
+            for (int k = r + 1; k <= size && has; k++) j->held[i * (size + 1) + k] = tr_rows(&p->value);
         }
     }
+    free(span);
     return TR_OK;
+}
+
+/* The network of this rank's stages. */
+static int net_of_stages(struct job *j, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
+{
+    struct tr_stage *span;
+    TR_TRY(pipeline_new(&j->pipeline, j));
+    TR_TRY(tr_calloc(&span, (size_t)pipeline_chunks(j->pipeline), sizeof *span));
+    pipeline_spans(j->pipeline, j->pipe->rank, span);
+    int rc = tr_net_new_stages(&j->net, &j->shape, dtype, compute, positions, span, pipeline_chunks(j->pipeline), shards);
+    free(span);
+    return rc == TR_OK ? hold_stages(j) : rc;
 }
 
 int job_net(struct job *j, bool values)
@@ -206,12 +223,8 @@ int job_net(struct job *j, bool values)
     struct tr_shards shards = { j, gather_weight };
     bool share = j->data->size > 1 && r->parallel.zero == 3 && j->train;
     TR_TRY(tr_tape_new(&j->tape));
-    if (j->stages > 1) {
-        int from, to;
-        TR_TRY(pipeline_cut(j, j->pipe->rank, &from, &to));
-        TR_TRY(tr_net_new_stage(&j->net, &j->shape, dtype, compute, positions, from, to, shards));
-        TR_TRY(hold_stages(j));
-    } else TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
+    if (j->stages > 1) TR_TRY(net_of_stages(j, dtype, compute, positions, shards));
+    else TR_TRY(tr_net_new_sharded(&j->net, &j->shape, dtype, compute, positions, share ? shards : (struct tr_shards){ 0 }));
     if (share) tr_tape_resident(j->tape, &j->net->resident);
     j->values = values && share;
     return values && !share ? fill_weights(j) : TR_OK;
@@ -449,7 +462,7 @@ int job_training(struct job *j)
     int64_t tokens = tr_loader_max_tokens(j->loader, j->micro_batch);
     if (j->valid_loader && tr_loader_max_tokens(j->valid_loader, j->micro_batch) > tokens) tokens = tr_loader_max_tokens(j->valid_loader, j->micro_batch);
     TR_TRY(job_feed(j, tokens));
-    return j->stages > 1 ? pipeline_new(&j->pipeline, j) : TR_OK;
+    return j->stages > 1 ? pipeline_open(j->pipeline, j) : TR_OK;
 }
 
 struct tr_spill_counts job_disk(const struct job *j)

@@ -8,50 +8,52 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* A micro-batch under way. out: the stage's result until it is sent, then only a shape for its gradient. */
-struct slot { struct tr_tape *tape; struct tr_feed feed; struct tr_value *in, *out; struct tr_tensor din; };
-struct pipeline { struct par_schedule schedule; struct par_steps steps; struct slot *slot; int n; };
+/* A stage's micro-batch under way. out: its result until that is sent, then only a shape for its gradient; din: of its input. */
+struct slot { struct tr_tape *tape; struct tr_value *in, *out; struct tr_tensor din; };
+struct pipeline {
+    struct par_schedule schedule;
+    struct par_steps steps;
+    int *first;                     /* of the layers' list: stage i has [first[i], first[i + 1]) */
+    struct slot *slot;              /* [chunks][slots]: micro-batch m of a chunk has slot m % slots */
+    struct tr_feed *feed;           /* micro-batch m has feed m % feeds */
+    int slots, feeds;
+};
 
-static int last_stage(const struct job *j) { return j->stages - 1; }
+static int stages_of(const struct pipeline *p) { return p->schedule.ranks * p->schedule.chunks; }
+static int rank_of(const struct pipeline *p, int stage) { return par_stage_rank(&p->schedule, stage, NULL); }
+static int last_rank(const struct pipeline *p) { return rank_of(p, stages_of(p) - 1); }
 
-int pipeline_cut(const struct job *j, int stage, int *from, int *to)
+/* ---- making one */
+
+static int cut(struct pipeline *p, const struct job *j)
 {
     const struct tr_shape *s = &j->shape;
-    int stages = j->stages, layers = (int)s->layers, rc;
-    if (stages > layers)
-        return tr_fail(TR_EINPUT, "parallel.pipeline = %d (%s): %d layers cannot be shared by more than %d stages; set parallel.pipeline to at most %d", stages, j->r->path, layers, layers, layers);
-    int *first = NULL;
+    int n = stages_of(p), chunks = p->schedule.chunks, layers = (int)s->layers, rc;
+    if (n > layers)
+        return tr_fail(TR_EINPUT, "parallel.pipeline = %d with %d stage%s a rank (%s): %d layers cannot be shared by more than %d stages; set parallel.pipeline to at most %d%s", j->stages, chunks,
+                       chunks > 1 ? "s" : "", j->r->path, layers, layers, layers / chunks, chunks > 1 ? ", or parallel.schedule = 1f1b" : "");
     double *work = NULL, head = (double)s->vocab * (double)s->hidden, heads = (double)(s->heads * s->head_dim), kv = (double)(s->kv_heads * s->head_dim);
     double block = (double)s->hidden * (2 * heads + 2 * kv + (s->arch == TR_GPT2 ? 2 : 3) * (double)s->intermediate);
-    TR_GO(tr_calloc(&first, (size_t)stages + 1, sizeof *first));
+    TR_GO(tr_calloc(&p->first, (size_t)n + 1, sizeof *p->first));
     TR_GO(tr_calloc(&work, (size_t)layers, sizeof *work));
     for (int i = 0; i < layers; i++) work[i] = block;
-    TR_GO(par_cut_by_cost(first, layers, stages, work, 0, head));
-    *from = stage == 0 ? 0 : 1 + first[stage]; /* the embedding goes with the first block, final norm and head with the last */
-    *to = stage == stages - 1 ? layers + 2 : 1 + first[stage + 1];
+    TR_GO(par_cut_by_cost(p->first, layers, n, work, 0, head));
+    for (int i = 1; i <= n; i++) p->first[i]++; /* the embedding goes with the first block, final norm and head with the last */
+    p->first[n]++;
 done:
     free(work);
-    free(first);
     return rc;
 }
 
-static int slot_init(struct job *j, struct slot *s)
-{
-    TR_TRY(tr_tape_new(&s->tape));
-    return tr_feed_new(&s->feed, j->feed.capacity);
-}
-
-int pipeline_new(struct pipeline **out, struct job *j)
+int pipeline_new(struct pipeline **out, const struct job *j)
 {
     struct pipeline *p;
     TR_TRY(tr_calloc(&p, 1, sizeof *p));
     int rc;
-    TR_GO(par_schedule_make(&p->schedule, "1f1b", j->stages, 0, (int)j->rounds, PAR_VOCABULARY_NONE));
+    const char *name = par_schedule_names()[j->r->parallel.schedule];
+    TR_GO(par_schedule_make(&p->schedule, name, j->stages, 0, (int)j->rounds, PAR_VOCABULARY_NONE));
+    TR_GO(cut(p, j));
     TR_GO(par_schedule_lower(&p->steps, &p->schedule));
-    p->n = par_schedule_bound(&p->schedule, j->pipe->rank) + 1;
-    if (p->n > j->rounds) p->n = (int)j->rounds;
-    TR_GO(tr_calloc(&p->slot, (size_t)p->n, sizeof *p->slot));
-    for (int i = 0; i < p->n; i++) TR_GO(slot_init(j, &p->slot[i]));
     *out = p;
     return TR_OK;
 done:
@@ -59,15 +61,90 @@ done:
     return rc;
 }
 
+int pipeline_chunks(const struct pipeline *p) { return p->schedule.chunks; }
+
+void pipeline_spans(const struct pipeline *p, int rank, struct tr_stage *span)
+{
+    for (int c = 0; c < p->schedule.chunks; c++) {
+        int stage = par_stage(&p->schedule, rank, c);
+        span[c] = (struct tr_stage){ p->first[stage], p->first[stage + 1] };
+    }
+}
+
+/* The chunk of `rank` that a step is about: a message's is at the other end of the line for who receives it. */
+static int chunk_of(const struct pipeline *p, const struct par_step *k)
+{
+    int chunk = k->pass.chunk;
+    if (k->kind != PAR_RECEIVE) return chunk;
+    par_stage_rank(&p->schedule, par_stage(&p->schedule, k->peer, chunk) + (k->pass.kind == PAR_F ? 1 : -1), &chunk);
+    return chunk;
+}
+
+/* How many of n things that begin one after another are under way at most: thing i from begin[i] to end[i]. */
+static int under_way(const int64_t *begin, const int64_t *end, int n)
+{
+    int most = 0;
+    for (int i = 0, low = 0; i < n; i++) {
+        while (low < i && end[low] < begin[i]) low++;
+        if (i - low + 1 > most) most = i - low + 1;
+    }
+    return most;
+}
+
+static void note(int64_t *begin, int64_t *end, int64_t i)
+{
+    if (*begin < 0) *begin = i;
+    *end = i;
+}
+
+/* Slots and feeds that this rank's row asks for. */
+static int count_slots(struct pipeline *p, int rank)
+{
+    const struct par_steps *t = &p->steps;
+    int n = p->schedule.micros, chunks = p->schedule.chunks;
+    size_t all = (size_t)n * ((size_t)chunks + 1);
+    int64_t *begin;
+    TR_TRY(tr_calloc(&begin, 2 * all, sizeof *begin));
+    int64_t *end = begin + all;
+    for (size_t i = 0; i < all; i++) begin[i] = -1;
+    for (int64_t i = t->row[rank]; i < t->row[rank + 1]; i++) {
+        int at = chunk_of(p, &t->step[i]) * n + t->step[i].pass.micro, feed = chunks * n + t->step[i].pass.micro;
+        note(&begin[at], &end[at], i);
+        note(&begin[feed], &end[feed], i);
+    }
+    for (int c = 0; c < chunks; c++) {
+        int slots = under_way(begin + (size_t)c * (size_t)n, end + (size_t)c * (size_t)n, n);
+        if (slots > p->slots) p->slots = slots;
+    }
+    p->feeds = under_way(begin + (size_t)chunks * (size_t)n, end + (size_t)chunks * (size_t)n, n);
+    free(begin);
+    return TR_OK;
+}
+
+int pipeline_open(struct pipeline *p, const struct job *j)
+{
+    TR_TRY(count_slots(p, j->pipe->rank));
+    TR_TRY(tr_calloc(&p->slot, (size_t)p->schedule.chunks * (size_t)p->slots, sizeof *p->slot));
+    for (int i = 0; i < p->schedule.chunks * p->slots; i++) {
+        TR_TRY(tr_tape_new(&p->slot[i].tape));
+        if (par_schedule_splits(&p->schedule)) tr_tape_split(p->slot[i].tape);
+    }
+    TR_TRY(tr_calloc(&p->feed, (size_t)p->feeds, sizeof *p->feed));
+    for (int i = 0; i < p->feeds; i++) TR_TRY(tr_feed_new(&p->feed[i], j->feed.capacity));
+    return TR_OK;
+}
+
 void pipeline_free(struct pipeline *p)
 {
     if (!p) return;
-    for (int i = 0; p->slot && i < p->n; i++) {
+    for (int i = 0; p->slot && i < p->schedule.chunks * p->slots; i++) {
         tr_tensor_release(&p->slot[i].din);
         tr_tape_free(p->slot[i].tape);
-        tr_feed_release(&p->slot[i].feed);
     }
+    for (int i = 0; p->feed && i < p->feeds; i++) tr_feed_release(&p->feed[i]);
     free(p->slot);
+    free(p->feed);
+    free(p->first);
     par_steps_release(&p->steps);
     par_schedule_release(&p->schedule);
     free(p);
@@ -75,57 +152,102 @@ void pipeline_free(struct pipeline *p)
 
 /* ---- a step */
 
-struct walk { struct job *j; struct update *u; int64_t counted; double *losses, tokens; };
+struct walk { struct job *j; struct update *u; int64_t counted; double *losses, tokens; int fed; };
 
-static int receive_hidden(struct job *j, struct tr_tape *t, const struct tr_feed *f, struct tr_value **in, int from)
-{
-    TR_TRY(tr_value_new(t, in, j->net->compute, TR_DIMS(f->layout.n_tokens, j->shape.hidden)));
-    return tr_comm_receive(j->pipe, &(*in)->t, from);
-}
+static struct slot *slot_of(const struct pipeline *p, int chunk, int micro) { return &p->slot[chunk * p->slots + micro % p->slots]; }
 
-static int begin(struct walk *w, struct slot *s)
+/* The feed of a micro-batch, which a rank needs in their order. */
+static int feed_of(struct walk *w, int micro, struct tr_feed **out)
 {
-    int64_t fed;
-    TR_TRY(step_feed(w->j, &s->feed, &fed));
-    w->tokens += (double)fed;
-    s->in = s->out = NULL;
-    tr_tape_begin(s->tape, true, w->j->recompute);
+    int64_t tokens;
+    *out = &w->j->pipeline->feed[micro % w->j->pipeline->feeds];
+    if (micro < w->fed) return TR_OK;
+    TR_TRY(step_feed(w->j, *out, &tokens));
+    w->tokens += (double)tokens;
+    w->fed++;
     return TR_OK;
 }
 
-static int forward(struct walk *w, struct slot *s, int64_t micro)
+/* The tape of a stage's micro-batch begins, with room for its input where another stage makes it. */
+static int begin(struct walk *w, struct slot *s, int stage, int micro)
+{
+    struct tr_feed *feed;
+    TR_TRY(feed_of(w, micro, &feed));
+    s->in = s->out = NULL;
+    tr_tape_begin(s->tape, true, w->j->recompute);
+    return stage ? tr_value_new(s->tape, &s->in, w->j->net->compute, TR_DIMS(feed->layout.n_tokens, w->j->shape.hidden)) : TR_OK;
+}
+
+/* The neighbour of a stage on the same rank, or NULL. */
+static struct slot *beside(const struct pipeline *p, int stage, int other, int micro)
+{
+    int chunk;
+    return other >= 0 && other < stages_of(p) && par_stage_rank(&p->schedule, other, &chunk) == rank_of(p, stage) ? slot_of(p, chunk, micro) : NULL;
+}
+
+static int forward(struct walk *w, int stage, struct slot *s, int micro)
 {
     struct job *j = w->j;
-    double *loss = &w->losses[micro * j->data->size + j->data->rank];
-    if (j->pipe->rank == 0) TR_TRY(begin(w, s));
-    TR_TRY(tr_net_stage(j->net, s->tape, &s->feed, (float)(1.0 / (double)w->counted), j->segment, s->in, &s->out, loss));
+    struct pipeline *p = j->pipeline;
+    struct slot *below = beside(p, stage, stage - 1, micro);
+    struct tr_feed *feed;
+    double *loss = &w->losses[(int64_t)micro * j->data->size + j->data->rank];
+    TR_TRY(feed_of(w, micro, &feed));
+    if (stage == 0 || below) TR_TRY(begin(w, s, stage, micro));
+    if (below) {
+        tr_kernels()->copy(&s->in->t, &below->out->t);
+        tr_drop(below->tape, below->out);
+    }
+    TR_TRY(tr_net_stage(j->net, s->tape, feed, (struct tr_stage){ p->first[stage], p->first[stage + 1] }, (float)(1.0 / (double)w->counted), j->segment, s->in, &s->out, loss));
     tr_drop(s->tape, s->in); /* the first layer's node keeps what it needs */
     return isfinite(*loss) ? TR_OK : step_blame(j, w->u->step, *loss);
 }
 
-static int backward(struct walk *w, struct slot *s, int64_t micro)
+static int backward(struct walk *w, int stage, struct slot *s, int micro)
+{
+    struct job *j = w->j;
+    struct slot *above = beside(j->pipeline, stage, stage + 1, micro);
+    struct tr_sink sink = { w->u, update_gradient };
+    struct tr_tensor *d;
+    bool acc;
+    w->u->round = micro;
+    if (above) {
+        TR_TRY(tr_grad_into(s->out, &d, &acc));
+        tr_kernels()->copy(d, &above->din);
+        tr_tensor_release(&above->din);
+    }
+    TR_TRY(tr_backward_part(s->tape, &sink, false, s->in, &s->din));
+    if (stage == 0 || s->din.data) return TR_OK;
+    /* Nothing here or below trains in this step: its message says so. */
+    TR_TRY(tr_tensor_arena(&s->din, TR_ACTIVATIONS, j->net->compute, TR_DIMS(j->pipeline->feed[micro % j->pipeline->feeds].layout.n_tokens, j->shape.hidden), 0));
+    tr_kernels()->fill(&s->din, 0);
+    return TR_OK;
+}
+
+static int weights(struct walk *w, struct slot *s, int micro)
 {
     struct tr_sink sink = { w->u, update_gradient };
     w->u->round = micro;
-    TR_TRY(tr_backward_part(s->tape, &sink, false, s->in, &s->din));
-    if (w->j->pipe->rank == 0 || s->din.data) return TR_OK;
-    /* Nothing here or below trains in this step: its message says so. */
-    TR_TRY(tr_tensor_arena(&s->din, TR_ACTIVATIONS, w->j->net->compute, TR_DIMS(s->feed.layout.n_tokens, w->j->shape.hidden), 0));
-    tr_kernels()->fill(&s->din, 0);
-    return TR_OK;
+    return tr_backward_weights(s->tape, &sink);
+}
+
+static int compute(struct walk *w, const struct par_pass *k, struct slot *s)
+{
+    int stage = par_stage(&w->j->pipeline->schedule, w->j->pipe->rank, k->chunk);
+    return k->kind == PAR_F ? forward(w, stage, s, k->micro) : k->kind == PAR_B ? backward(w, stage, s, k->micro) : weights(w, s, k->micro);
 }
 
 static int do_step(struct walk *w, const struct par_step *k)
 {
     struct job *j = w->j;
-    int64_t micro = k->pass.micro;
-    struct slot *s = &j->pipeline->slot[micro % j->pipeline->n];
+    int micro = k->pass.micro, chunk = chunk_of(j->pipeline, k);
+    struct slot *s = slot_of(j->pipeline, chunk, micro);
     bool ahead = k->pass.kind == PAR_F;
     struct tr_tensor *d;
     bool acc;
     enum tr_part part = tr_part_current();
     int rc = TR_OK;
-    if (k->kind == PAR_COMPUTE) return ahead ? forward(w, s, micro) : backward(w, s, micro);
+    if (k->kind == PAR_COMPUTE) return compute(w, &k->pass, s);
     tr_part_enter(TR_PART_COMMUNICATION);
     if (k->kind == PAR_SEND && ahead) {
         rc = tr_comm_send(j->pipe, &s->out->t, k->peer);
@@ -134,8 +256,8 @@ static int do_step(struct walk *w, const struct par_step *k)
         rc = tr_comm_send(j->pipe, &s->din, k->peer);
         tr_tensor_release(&s->din);
     } else if (ahead) {
-        TR_TRY(begin(w, s));
-        rc = receive_hidden(j, s->tape, &s->feed, &s->in, k->peer);
+        TR_TRY(begin(w, s, par_stage(&j->pipeline->schedule, j->pipe->rank, chunk), micro));
+        rc = tr_comm_receive(j->pipe, &s->in->t, k->peer);
     } else {
         TR_TRY(tr_grad_into(s->out, &d, &acc));
         rc = tr_comm_receive(j->pipe, d, k->peer);
@@ -155,32 +277,43 @@ int pipeline_step(struct job *j, struct update *u, int64_t counted, double *loss
 
 int pipeline_loss(struct job *j, struct tr_feed *feed, double *loss)
 {
+    const struct pipeline *p = j->pipeline;
     struct tr_value *in = NULL, *out = NULL;
-    int rank = j->pipe->rank;
+    int rank = j->pipe->rank, n = stages_of(p);
     tr_tape_begin(j->tape, false, TR_KEEP);
-    if (rank > 0) TR_TRY(receive_hidden(j, j->tape, feed, &in, rank - 1));
-    TR_TRY(tr_net_stage(j->net, j->tape, feed, 0, j->segment, in, &out, loss));
-    if (out) TR_TRY(tr_comm_send(j->pipe, &out->t, rank + 1));
+    for (int i = 0; i < n; i++) {
+        if (rank_of(p, i) != rank) continue;
+        if (i > 0 && rank_of(p, i - 1) != rank) {
+            TR_TRY(tr_value_new(j->tape, &in, j->net->compute, TR_DIMS(feed->layout.n_tokens, j->shape.hidden)));
+            TR_TRY(tr_comm_receive(j->pipe, &in->t, rank_of(p, i - 1)));
+        } else in = out;
+        TR_TRY(tr_net_stage(j->net, j->tape, feed, (struct tr_stage){ p->first[i], p->first[i + 1] }, 0, j->segment, in, &out, loss));
+        tr_drop(j->tape, in);
+        if (i == n - 1 || rank_of(p, i + 1) == rank) continue;
+        TR_TRY(tr_comm_send(j->pipe, &out->t, rank_of(p, i + 1)));
+        tr_drop(j->tape, out);
+    }
     tr_tape_clear(j->tape);
     return TR_OK;
 }
 
 /* ---- a tied embedding */
 
-bool pipeline_joins(const struct job *j, const struct tr_param *p) { return j->stages > 1 && j->shape.tied && p->index == 0; }
+bool pipeline_joins(const struct job *j, const struct tr_param *p) { return j->stages > 1 && j->shape.tied && p->index == 0 && last_rank(j->pipeline) != 0; }
 
 int pipeline_join(struct job *j, struct tr_tensor *sum)
 {
     struct tr_tensor other = { 0 };
+    int last = last_rank(j->pipeline);
     if (!sum->data) return TR_OK; /* other ranks of these stages have all of its rows */
-    if (j->pipe->rank == last_stage(j)) {
+    if (j->pipe->rank == last) {
         int rc = tr_comm_send(j->pipe, sum, 0);
         tr_tensor_release(sum);
         return rc;
     }
     if (j->pipe->rank > 0) return TR_OK;
     TR_TRY(tr_tensor_arena(&other, TR_GRADIENTS, TR_F32, sum->ndim, sum->dim, 0));
-    int rc = tr_comm_receive(j->pipe, &other, last_stage(j));
+    int rc = tr_comm_receive(j->pipe, &other, last);
     if (rc == TR_OK) tr_kernels()->add(sum, sum, &other);
     tr_tensor_release(&other);
     return rc;
@@ -188,6 +321,6 @@ int pipeline_join(struct job *j, struct tr_tensor *sum)
 
 int pipeline_spread(struct job *j, struct tr_param *p)
 {
-    if (j->pipe->rank == 0) return tr_comm_send(j->pipe, &p->value, last_stage(j));
-    return j->pipe->rank == last_stage(j) ? tr_comm_receive(j->pipe, &p->value, 0) : TR_OK;
+    if (j->pipe->rank == 0) return tr_comm_send(j->pipe, &p->value, last_rank(j->pipeline));
+    return j->pipe->rank == last_rank(j->pipeline) ? tr_comm_receive(j->pipe, &p->value, 0) : TR_OK;
 }

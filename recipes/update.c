@@ -103,9 +103,10 @@ static int take(struct update *u, struct tr_param *p, const struct summed *s, st
         TR_TRY(measure(u, p, s, &own));
         return apply(u, p, s, &own, g);
     }
+    bool add = sum->data; /* of the same micro-batch too: a tied embedding whose two ends are on one rank */
     if (!sum->data && n > 0)
         TR_TRY(tr_tensor_arena(sum, TR_GRADIENTS, TR_F32, own.ndim, own.dim, 0));
-    TR_TRY(tr_comm_reduce_rows(j->data, sum, g, s->first, u->round > 0));
+    TR_TRY(tr_comm_reduce_rows(j->data, sum, g, s->first, add));
     return u->round == j->rounds - 1 && !pipeline_joins(j, p) ? measure(u, p, s, sum) : TR_OK;
 }
 

@@ -3,6 +3,8 @@
 #include "libtrain/base/status.h"
 #include <stdlib.h>
 
+struct later { struct tr_node node; struct tr_grad *grad; };   /* grad: of the node's output */
+
 struct tr_tape {
     struct tr_node *node;
     size_t n, cap;
@@ -13,6 +15,9 @@ struct tr_tape {
     enum tr_recompute policy;
     const struct tr_sink *sink;
     bool keep_grads;
+    bool split;                          /* gradients of weights wait in `later` */
+    struct later *later;
+    size_t n_later, cap_later;
     const struct tr_resident *resident;
     /* offloading: the block at work (in forward the count of those begun), the end of the file, the last job given */
     struct tr_spill *file;
@@ -27,6 +32,7 @@ void tr_tape_free(struct tr_tape *t)
     if (!t) return;
     tr_tape_clear(t);
     for (struct tr_value *v; (v = t->spare) != NULL; free(v)) t->spare = v->next;
+    free(t->later);
     free(t->used);
     free(t->node);
     free(t);
@@ -86,19 +92,23 @@ void tr_drop(struct tr_tape *t, struct tr_value *v)
     settle(t, v);
 }
 
+static void grad_drop(struct tr_grad *g)
+{
+    if (!g || --g->holders > 0) return;
+    tr_tensor_release(&g->t);
+    free(g);
+}
+
 static void grad_release(struct tr_value *v)
 {
-    if (!v->grad) return;
-    if (--v->grad->holders == 0) {
-        tr_tensor_release(&v->grad->t);
-        free(v->grad);
-    }
+    grad_drop(v->grad);
     v->grad = NULL;
 }
 
 void tr_tape_clear(struct tr_tape *t)
 {
     if (t->file) tr_spill_wait(t->file, t->ticket); /* the file's thread may be at work on what is freed now */
+    while (t->n_later > 0) grad_drop(t->later[--t->n_later].grad);
     for (struct tr_value *v; (v = t->values) != NULL;) {
         t->values = v->next;
         grad_release(v);
@@ -273,6 +283,23 @@ int tr_grad_share(struct tr_value *v, struct tr_grad *g)
     return TR_OK;
 }
 
+void tr_tape_split(struct tr_tape *t) { t->split = true; }
+
+/* A node's weights wait: what they need stays. */
+static int put_off(struct tr_tape *t, struct tr_node *n)
+{
+    struct tr_tensor *unused;
+    TR_TRY(tr_grow(&t->later, t->n_later, &t->cap_later, sizeof *t->later));
+    for (int i = 0; i < TR_NODE_VALUES; i++) {
+        if (!n->saved[i]) continue;
+        TR_TRY(tr_saved(n, i, &unused)); /* what can rebuild it is over by then */
+        n->in[i]->holders++;
+    }
+    n->out->grad->holders++;
+    t->later[t->n_later++] = (struct later){ *n, n->out->grad };
+    return TR_OK;
+}
+
 static int walk(struct tr_tape *t, size_t down_to)
 {
     while (t->n > down_to) {
@@ -283,6 +310,7 @@ static int walk(struct tr_tape *t, size_t down_to)
         TR_TRY(enter_block(t, held.block));
         tr_part_enter(tr_part_backward(held.part));
         TR_TRY(held.op->backward(t, &held));
+        if (held.op->weights) TR_TRY((t->split ? put_off : held.op->weights)(t, &held));
         for (int i = 0; i < TR_NODE_VALUES; i++) {
             if (!held.saved[i]) continue;
             held.in[i]->savers--;
@@ -313,6 +341,36 @@ int tr_backward_part(struct tr_tape *t, const struct tr_sink *sink, bool keep_gr
         *din = in->grad->t;
         in->grad->t = (struct tr_tensor){ 0 };
     }
+    if (!t->split) tr_tape_clear(t);
+    tr_part_enter(part);
+    return rc;
+}
+
+static int weights_of(struct tr_tape *t, struct later *l)
+{
+    struct tr_node *n = &l->node;
+    tr_part_enter(tr_part_backward(n->part));
+    n->out->grad = l->grad;
+    TR_TRY(n->op->weights(t, n));
+    l->grad = NULL;
+    grad_release(n->out);
+    for (int i = 0; i < TR_NODE_VALUES; i++)
+        if (n->saved[i]) tr_drop(t, n->in[i]);
+    return TR_OK;
+}
+
+int tr_backward_weights(struct tr_tape *t, const struct tr_sink *sink)
+{
+    enum tr_part part = tr_part_current();
+    int rc = TR_OK;
+    t->sink = sink;
+    for (size_t i = 0; i < t->n_later; i++)
+        for (int k = 0; k < TR_NODE_WEIGHTS; k++)
+            if (t->later[i].node.w[k]) t->later[i].node.w[k]->pending = 0;
+    for (size_t i = 0; i < t->n_later; i++)
+        for (int k = 0; k < TR_NODE_WEIGHTS; k++)
+            if (t->later[i].node.w[k]) t->later[i].node.w[k]->pending++;
+    for (size_t i = 0; i < t->n_later && rc == TR_OK; i++) rc = weights_of(t, &t->later[i]);
     tr_tape_clear(t);
     tr_part_enter(part);
     return rc;

@@ -7,7 +7,10 @@
  *
  * Memory of saved activations: TR_KEEP keeps all; TR_SELECTIVE drops what its maker can rebuild cheaply (norm outputs,
  * products) and rebuilds it when backward asks; TR_BLOCK keeps only the input of each block and runs the block again.
- * Whatever the policy keeps can wait in a file between forward and backward (tr_tape_offload). */
+ * Whatever the policy keeps can wait in a file between forward and backward (tr_tape_offload).
+ *
+ * Backward can be split: first the gradients of values alone, which whoever is below waits for, later those of the large weights
+ * (tr_tape_split). */
 #ifndef TR_TAPE_H
 #define TR_TAPE_H
 #include "libtrain/base/profile.h"
@@ -78,6 +81,10 @@ int tr_backward(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads);
  * first (NULL: none is asked for), in the arena and the caller's. Several tapes may hold micro-batches of one network, whose
  * gradients come with each backward. */
 int tr_backward_part(struct tr_tape *t, const struct tr_sink *sink, bool keep_grads, struct tr_value *in, struct tr_tensor *din);
+/* From now on tr_backward_part leaves the products of weights, with what they need (their inputs and the gradients of their outputs),
+ * to tr_backward_weights, which ends the micro-batch. The sums of each weight are then added in that order. */
+void tr_tape_split(struct tr_tape *t);
+int tr_backward_weights(struct tr_tape *t, const struct tr_sink *sink);
 /* Frees every value and node (after an error too). Gradients kept in weights stay. */
 void tr_tape_clear(struct tr_tape *t);
 /* The last block is behind: what is being written is waited for and freed. */
@@ -102,6 +109,7 @@ struct tr_op {
     const char *name;
     int (*backward)(struct tr_tape *t, struct tr_node *n);
     int (*rebuild)(struct tr_node *n, struct tr_value *v);   /* fills v->t again from what the node saved; or NULL */
+    int (*weights)(struct tr_tape *t, struct tr_node *n);    /* the part of backward that can wait: gradients of weights; or NULL */
 };
 
 struct tr_node {

@@ -182,8 +182,8 @@ static int first_to_train(const struct tr_net *net)
     return low;
 }
 
-/* The layers that are here, up to the final norm where that is. x: NULL where the embedding is here; the caller's. */
-static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_cache *cache, struct tr_value *in, struct tr_value **h)
+/* Some layers, up to the final norm where that is the last. in: NULL where the embedding is the first; the caller's. */
+static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_stage stage, struct tr_cache *cache, struct tr_value *in, struct tr_value **h)
 {
     struct tr_layer *e = &net->layer[0], *top = &net->layer[net->n_layers - 1];
     struct tr_value *x = in, *y;
@@ -192,12 +192,12 @@ static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, stru
     int low = first_to_train(net);
     if (!pass) TR_TRY(tr_calloc(&pass, (size_t)net->n_layers, sizeof *pass));
     f->pass = pass;
-    if (record) tr_tape_record(t, low <= net->from);
-    if (net->from == 0) {
+    if (record) tr_tape_record(t, low <= stage.from);
+    if (stage.from == 0) {
         tr_part_enter(TR_PART_EMBED);
         TR_TRY(tr_embedding(t, &x, net->compute, &e->embed, &f->ids_N, have(&e->pos), &f->layout.pos_N));
     }
-    for (int i = net->from > 1 ? net->from : 1; i < net->to && i < net->n_layers - 1; i++) {
+    for (int i = stage.from > 1 ? stage.from : 1; i < stage.to && i < net->n_layers - 1; i++) {
         if (record && i == low) tr_tape_record(t, true);
         pass[i] = (struct pass){ net, f, &net->layer[i], cache };
         TR_TRY(tr_checkpoint(t, &y, x, block, &pass[i]));
@@ -206,7 +206,7 @@ static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, stru
     }
     if (record) tr_tape_record(t, true);
     *h = x;
-    if (net->to < net->n_layers) return TR_OK;
+    if (stage.to < net->n_layers) return TR_OK;
     tr_part_enter(TR_PART_NORM);
     TR_TRY(norm(net, t, h, x, &top->norm1, &top->norm1_b));
     if (x != in) tr_drop(t, x);
@@ -219,14 +219,14 @@ static struct tr_weight *head_weight(struct tr_net *net)
     return w->n ? w : &net->layer[0].embed;
 }
 
-int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, struct tr_value *in, struct tr_value **out, double *loss)
+int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_stage stage, float scale, int64_t segment, struct tr_value *in, struct tr_value **out, double *loss)
 {
     struct tr_value *h;
     enum tr_part part = tr_part_current();
-    TR_TRY(hidden(net, t, f, NULL, in, &h));
+    TR_TRY(hidden(net, t, f, stage, NULL, in, &h));
     TR_TRY(tr_tape_settle(t));
     if (out) *out = h;
-    if (net->to == net->n_layers) {
+    if (stage.to == net->n_layers) {
         if (out) *out = NULL;
         tr_part_enter(TR_PART_LOSS);
         TR_TRY(tr_loss_head(t, &f->loss_M, h, head_weight(net), &f->rows_M, &f->targets_M, f->n_counted, scale, segment));
@@ -242,7 +242,7 @@ int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float
 
 int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, double *loss)
 {
-    return tr_net_stage(net, t, f, scale, segment, NULL, NULL, loss);
+    return tr_net_stage(net, t, f, (struct tr_stage){ 0, net->n_layers }, scale, segment, NULL, NULL, loss);
 }
 
 int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, int *layer)
@@ -269,7 +269,7 @@ int tr_net_hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, stru
     if (cache && cache->n + f->layout.n_tokens > cache->capacity)
         return tr_fail(TR_EINPUT, "the text is longer than the %" PRId64 " tokens foreseen; lower --max-tokens or shorten the prompt", cache->capacity);
     enum tr_part part = tr_part_current();
-    TR_TRY(hidden(net, t, f, cache, NULL, h_NC));
+    TR_TRY(hidden(net, t, f, (struct tr_stage){ 0, net->n_layers }, cache, NULL, h_NC));
     tr_part_enter(part);
     if (cache) cache->n += f->layout.n_tokens;
     return TR_OK;

@@ -23,7 +23,7 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     enum tr_dtype dtype = cols == 0 && net->dtype == TR_INT8 ? TR_BF16 : net->dtype;
     int ndim = cols ? 2 : 1;
     const int64_t dim[] = { rows, cols };
-    bool here = layer >= net->from && layer < net->to, copy = role == TR_EMBEDDING && net->shape.tied && block == 0 && net->to == net->n_layers && net->from > 0 && net->n_storage == 1;
+    bool here = net->has[layer], copy = role == TR_EMBEDDING && net->shape.tied && net->has[net->n_layers - 1] && net->n_storage == 1;
     if (net->sharded || (!here && !copy)) {
         *store = tr_tensor_view(NULL, dtype, ndim, dim);
         if (dtype == TR_INT8) store->quant.group = TR_QUANT_GROUP;
@@ -162,7 +162,7 @@ static void own_all(struct tr_param *p)
     if (p->elsewhere) p->shard.dim[0] = 0;
 }
 
-static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, int from, int to, bool sharded, struct tr_shards shards)
+static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, bool sharded, struct tr_shards shards)
 {
     TR_TRY(tr_shape_check(shape, "model"));
     struct tr_net *net;
@@ -176,9 +176,10 @@ static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtyp
     net->resident = (struct tr_resident){ net, tr_shard_need, tr_shard_leave };
     net->attention = (struct tr_attention){ shape->heads, shape->kv_heads, shape->head_dim, (float)(1 / sqrt((double)shape->head_dim)) };
     net->n_layers = (int)shape->layers + 2;
-    net->from = from;
-    net->to = to < net->n_layers ? to : net->n_layers;
     TR_GO(tr_calloc(&net->layer, (size_t)net->n_layers, sizeof *net->layer));
+    TR_GO(tr_calloc(&net->has, (size_t)net->n_layers, sizeof *net->has));
+    for (int i = 0; i < n; i++)
+        for (int l = stage[i].from; l < stage[i].to && l < net->n_layers; l++) net->has[l] = true;
     enum { MOST = 16 };   /* parameters a layer */
     TR_GO(tr_calloc(&net->param, (size_t)net->n_layers * MOST, sizeof *net->param));
     TR_GO(tr_calloc(&net->storage, (size_t)net->n_layers * MOST, sizeof *net->storage));
@@ -194,12 +195,12 @@ done:
 
 int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
 {
-    return build(out, shape, dtype, compute, positions, 0, INT_MAX, shards.gather != NULL, shards);
+    return build(out, shape, dtype, compute, positions, &(struct tr_stage){ 0, INT_MAX }, 1, shards.gather != NULL, shards);
 }
 
-int tr_net_new_stage(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, int from, int to, struct tr_shards shards)
+int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, struct tr_shards shards)
 {
-    return build(out, shape, dtype, compute, positions, from, to, false, shards);
+    return build(out, shape, dtype, compute, positions, stage, n, false, shards);
 }
 
 void tr_net_free(struct tr_net *net)
@@ -211,6 +212,7 @@ void tr_net_free(struct tr_net *net)
     tr_tensor_release(&net->rope_PD);
     free(net->storage);
     free(net->param);
+    free(net->has);
     free(net->layer);
     free(net);
 }

@@ -36,8 +36,11 @@ struct tr_net {
     struct tr_shards shards;
     struct tr_resident resident;                     /* shard.c: for the tape */
     struct tr_layer *here;                           /* the layer whose weights are gathered, or NULL */
-    int from, to;                                    /* layers of the list that are here: [from, to); all, but for a stage of a pipeline */
+    bool *has;                                       /* layers of the list that are here: all, but in a pipeline */
 };
+
+/* Layers [from, to) of the list: 0 is the embedding, layers + 1 final norm and head. */
+struct tr_stage { int from, to; };
 
 /* Builds the network with storage for its weights, unset. positions: how many positions rope must know (>= context). */
 int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions);
@@ -45,10 +48,10 @@ int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype 
  * One layer's weights are whole at a time, in the arena: gathered when an op asks for one of them, released when one of another
  * layer is asked for or the tape is cleared; blocks that run again in backward find them there. */
 int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards);
-/* A stage of a pipeline: storage for the layers [from, to) of the list alone (0 the embedding, layers + 1 final norm and head), and
- * for a tied embedding where the head is. Parameters of other stages are shapes (tr_param.elsewhere); shards.gather brings a
- * parameter from the stage that has it for tr_net_visit. */
-int tr_net_new_stage(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, int from, int to, struct tr_shards shards);
+/* The n stages that a rank of a pipeline has: storage for their layers alone, and for a tied embedding where the head is.
+ * Parameters of other ranks are shapes (tr_param.elsewhere); shards.gather brings a parameter from the rank that has it for
+ * tr_net_visit. */
+int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, struct tr_shards shards);
 /* This rank has rows [begin, begin + n) of a parameter: storage for them (category weights). */
 int tr_net_shard(struct tr_param *p, int64_t begin, int64_t n);
 void tr_net_free(struct tr_net *net);
@@ -98,9 +101,9 @@ void tr_cache_release(struct tr_cache *c);
 /* Runs layers and loss head over the fed micro-batch; *loss = sum of the counted tokens' losses (double, in token order).
  * While the tape records, gradients are those of scale * loss. segment: tokens of the loss head at a time. */
 int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, double *loss);
-/* The layers that are here alone. in: the hidden state [N,C] that they start from (NULL where the embedding is here); *out: what
- * they end with (NULL where the head is here; *loss is set there alone). The caller drops both. */
-int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, struct tr_value *in, struct tr_value **out, double *loss);
+/* Some layers alone. in: the hidden state [N,C] that they start from (NULL where the embedding is the first); *out: what they end
+ * with (NULL where the head is the last; *loss is set there alone). The caller drops both. */
+int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_stage stage, float scale, int64_t segment, struct tr_value *in, struct tr_value **out, double *loss);
 /* Runs forward layer by layer; *layer = the first whose output is not finite (0 embedding, ..., n_layers - 1 final
  * norm), or -1. */
 int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, int *layer);

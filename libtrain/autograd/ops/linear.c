@@ -5,11 +5,17 @@
 /* dx = dy W before dW: the sink may update W as soon as dW is finished. */
 static int backward(struct tr_tape *t, struct tr_node *n)
 {
-    struct tr_tensor *x, *dx, *dw, *dy = tr_grad_of(n);
-    bool acc, fresh;
+    struct tr_tensor *dx;
+    bool acc;
     TR_TRY(tr_need(t, n->w[0]));
     TR_TRY(tr_grad_into(n->in[0], &dx, &acc));
-    TR_TRY(tr_gemm_dx(dx, dy, &n->w[0]->value, acc));
+    return tr_gemm_dx(dx, tr_grad_of(n), &n->w[0]->value, acc);
+}
+
+static int weights(struct tr_tape *t, struct tr_node *n)
+{
+    struct tr_tensor *x, *dw, *dy = tr_grad_of(n);
+    bool fresh;
     if (!tr_weight_frozen(n->w[0])) {
         TR_TRY(tr_saved(n, 0, &x));
         TR_TRY(tr_weight_grad_into(t, n->w[0], &dw, &fresh));
@@ -22,7 +28,7 @@ static int backward(struct tr_tape *t, struct tr_node *n)
     return tr_weight_done(t, n->w[1]);
 }
 
-static const struct tr_op op = { "linear", backward, NULL };
+static const struct tr_op op = { "linear", backward, NULL, weights };
 
 int tr_linear(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct tr_weight *w, struct tr_weight *b)
 {
