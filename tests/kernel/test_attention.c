@@ -325,6 +325,40 @@ static void test_batch(void **state)
     }
 }
 
+/* So many rows that a device takes taller tiles: a sequence still has the bits it has alone. */
+static void test_tall(void **state)
+{
+    enum { SEQS = 8, T = 128, H = 64, K = 8, D = 64, Q = (H + 2 * K) * D };
+    struct shape p = { .heads = H, .kv = K, .dim = D };
+    struct problem all = { .p = p }, one = { .p = p };
+    for (int s = 0; s < SEQS; s++) all.p.seq[s] = T;
+    one.p.seq[0] = T;
+    all.a = one.a = (struct tr_attention){ H, K, D, 0.125f };
+    set_layout(&all);
+    set_layout(&one);
+    float *x = malloc(sizeof *x * SEQS * T * Q);
+    numbers(x, SEQS * T * Q, 7, 1, TR_BF16);
+    for (int k = 0; k < variant_count(); k++) {
+        struct tr_tensor qkv, o[2], lse[2];
+        rows_of(&qkv, TR_BF16, SEQS * T, Q, x);
+        rows_of(&o[0], TR_BF16, SEQS * T, H * D, NULL);
+        rows_of(&lse[0], TR_F32, SEQS * T, H, NULL);
+        rows_of(&o[1], TR_BF16, T, H * D, NULL);
+        rows_of(&lse[1], TR_F32, T, H, NULL);
+        variants[k].attention(&o[0], &lse[0], &qkv, &all.layout, &all.a);
+        struct tr_tensor last = tr_rows_view(&qkv, (SEQS - 1) * T, T);
+        variants[k].attention(&o[1], &lse[1], &last, &one.layout, &one.a);
+        free(qkv.data);
+        float *a = floats_of(&o[0]), *b = floats_of(&o[1]), *la = floats_of(&lse[0]), *lb = floats_of(&lse[1]);
+        assert_memory_equal(a + (SEQS - 1) * T * H * D, b, sizeof *b * T * H * D);
+        assert_memory_equal(la + (SEQS - 1) * T * H, lb, sizeof *lb * T * H);
+        free(a), free(b), free(la), free(lb);
+    }
+    free(x);
+    problem_release(&all);
+    problem_release(&one);
+}
+
 /* Decoding gives the last row of the forward pass. */
 static void test_cached(void **state)
 {
@@ -377,7 +411,7 @@ int main(void)
     variants_open();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lengths), cmocka_unit_test(test_heads), cmocka_unit_test(test_masks), cmocka_unit_test(test_many), cmocka_unit_test(test_ranges),
-        cmocka_unit_test(test_extremes), cmocka_unit_test(test_threads), cmocka_unit_test(test_batch), cmocka_unit_test(test_cached),
+        cmocka_unit_test(test_extremes), cmocka_unit_test(test_threads), cmocka_unit_test(test_batch), cmocka_unit_test(test_tall), cmocka_unit_test(test_cached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,9 @@ enum { THREADS = 128, KEYS = 64, PAD = 8 /* rows of shared memory in different b
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
+/* Rows of the other side that are gone through at once: as many as the registers hold. */
+template <int D> struct step { enum { ROWS_OF = D > 64 ? 32 : 64 }; };
+
 /* Rows 0..N-1 of D columns, the first n from `from`, zeros below. */
 template <int D, int N> static __device__ inline void load_tile(bits (*to)[D + PAD], const bits *from, int64_t ld, int n)
 {
@@ -89,23 +92,23 @@ template <int D> static __device__ inline void store_rows(tr_mat t, int row, int
     }
 }
 
-template <int M, int D> struct forward_shared { bits q[64 * M][D + PAD], k[2][KEYS][D + PAD], v[2][KEYS][D + PAD]; };
+template <int M, int D> struct forward_shared { bits q[64 * M][D + PAD], k[2][step<D>::ROWS_OF][D + PAD], v[2][step<D>::ROWS_OF][D + PAD]; };
 
 /* One tile of keys: the rows' largest scores and sums go on; p in place of the scores. Lane's rows 2 m + half. */
-template <int M> static __device__ inline void softmax_step(float (&s)[M][KEYS / 8][4], float (&most)[2 * M], float (&sum)[2 * M], float (&fade)[2 * M], float by)
+template <int M, int N> static __device__ inline void softmax_step(float (&s)[M][N / 8][4], float (&most)[2 * M], float (&sum)[2 * M], float (&fade)[2 * M], float by)
 {
 #pragma unroll
     for (int r = 0; r < 2 * M; r++) {
         float best = most[r];
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) best = fmaxf(best, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
+        for (int n = 0; n < N / 8; n++) best = fmaxf(best, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
         float base = best == -INFINITY ? 0 : best * by, part = 0;
-        fade[r] = tr_exp2(fmaf(most[r], by, -base));
+        fade[r] = best == most[r] ? 1 : tr_exp2(fmaf(most[r], by, -base));   /* exactly 1: a tile that a row does not see leaves no trace */
         most[r] = best;
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < N / 8; n++)
 #pragma unroll
             for (int k = r % 2 * 2; k < r % 2 * 2 + 2; k++) part += s[r / 2][n][k] = tr_exp2(fmaf(s[r / 2][n][k], by, -base));
         sum[r] = fmaf(sum[r], fade[r], part);
@@ -115,12 +118,12 @@ template <int M> static __device__ inline void softmax_step(float (&s)[M][KEYS /
 template <int M, int D>
 static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float by)
 {
-    enum { ROWS_HERE = 64 * M };
+    enum { ROWS_HERE = 64 * M, STEP = step<D>::ROWS_OF };
     forward_shared<M, D> &sh = tr_shared<forward_shared<M, D>>();
     int head = (int)blockIdx.x % heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16 * M;
     tr_tile at = tr_find_tile(seqs, seqs.tile[seqs.n] - 1 - (int)blockIdx.x / heads, ROWS_HERE);
     int rows = at.end - at.row < ROWS_HERE ? at.end - at.row : (int)ROWS_HERE, last = at.row + rows;
-    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / KEYS * KEYS;
+    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / STEP * STEP;
     const bits *q = static_cast<const bits *>(qkv.data) + head * D, *k = static_cast<const bits *>(qkv.data) + (heads + head / (heads / kv_heads)) * D, *v = k + kv_heads * D;
 
     int row[2 * M], first[2 * M], most_start = 0;   /* a lane's rows; those beyond the end see nothing */
@@ -136,39 +139,44 @@ static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, fl
     for (int r = 0; r < 2 * M; r++) most[r] = -INFINITY, sum[r] = 0;
 
     load_tile<D, ROWS_HERE>(sh.q, q + at.row * qkv.ld, qkv.ld, rows);
-    load_tile<D, KEYS>(sh.k[0], k + key * qkv.ld, qkv.ld, last - key);
-    load_tile<D, KEYS>(sh.v[0], v + key * qkv.ld, qkv.ld, last - key);
+    load_tile<D, STEP>(sh.k[0], k + key * qkv.ld, qkv.ld, last - key);
+    load_tile<D, STEP>(sh.v[0], v + key * qkv.ld, qkv.ld, last - key);
     tr_copy_commit();
-    for (int stage = 0; key < last; key += KEYS, stage ^= 1) {
-        if (key + KEYS < last) {
-            load_tile<D, KEYS>(sh.k[stage ^ 1], k + (key + KEYS) * qkv.ld, qkv.ld, last - key - KEYS);
-            load_tile<D, KEYS>(sh.v[stage ^ 1], v + (key + KEYS) * qkv.ld, qkv.ld, last - key - KEYS);
+    for (int stage = 0; key < last; key += STEP, stage ^= 1) {
+        if (key + STEP < last) {
+            load_tile<D, STEP>(sh.k[stage ^ 1], k + (key + STEP) * qkv.ld, qkv.ld, last - key - STEP);
+            load_tile<D, STEP>(sh.v[stage ^ 1], v + (key + STEP) * qkv.ld, qkv.ld, last - key - STEP);
         }
         tr_copy_commit();
         tr_copy_wait<1>();
         __syncthreads();
-        float s[M][KEYS / 8][4];
+        float s[M][STEP / 8][4];
         clear(s);
-        multiply_rows<M, KEYS, D>(s, sh.q + warp_row, sh.k[stage]);
-        if (key + KEYS > at.row + warp_row || key < most_start) {
+        multiply_rows<M, STEP, D>(s, sh.q + warp_row, sh.k[stage]);
+        if (key + STEP > at.row + warp_row || key < most_start) {
 #pragma unroll
             for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
+                for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
                     for (int c = 0; c < 4; c++) {
                         int j = key + 8 * n + lane % 4 * 2 + c % 2;
                         if (j > row[2 * m + c / 2] || j < first[2 * m + c / 2]) s[m][n][c] = -INFINITY;
                     }
         }
-        softmax_step<M>(s, most, sum, fade, by);
+        softmax_step<M, STEP>(s, most, sum, fade, by);
+        bool fades = false;
 #pragma unroll
-        for (int m = 0; m < M; m++)
+        for (int r = 0; r < 2 * M; r++) fades = fades || fade[r] != 1;
+        if (__ballot_sync(0xffffffffu, fades)) {   /* rarely, once the largest scores have been seen */
 #pragma unroll
-            for (int n = 0; n < D / 8; n++)
+            for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int c = 0; c < 4; c++) out[m][n][c] *= fade[2 * m + c / 2];
-        multiply_columns<M, KEYS, D>(out, s, sh.v[stage]);
+                for (int n = 0; n < D / 8; n++)
+#pragma unroll
+                    for (int c = 0; c < 4; c++) out[m][n][c] *= fade[2 * m + c / 2];
+        }
+        multiply_columns<M, STEP, D>(out, s, sh.v[stage]);
         __syncthreads();
     }
 #pragma unroll
@@ -181,8 +189,6 @@ static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, fl
     for (int m = 0; m < M; m++) store_rows<D>(o, at.row + warp_row + m * 16, last, head * D, out[m], 1 / sum[2 * m], 1 / sum[2 * m + 1]);
 }
 
-/* Rows of a step of the backward pass: as many as the registers hold. */
-template <int D> struct step { enum { ROWS_OF = D > 64 ? 32 : 64 }; };
 template <int D> struct keys_shared {
     bits k[KEYS][D + PAD], v[KEYS][D + PAD], q[2][step<D>::ROWS_OF][D + PAD], g[2][step<D>::ROWS_OF][D + PAD];
     float lse[2][step<D>::ROWS_OF], delta[2][step<D>::ROWS_OF];   /* lse in powers of 2; infinite where there is no query */
@@ -337,9 +343,13 @@ template <int M, int D> static int forward(tr_mat o, float *lse, int64_t lse_ld,
     });
 }
 
+/* Tall tiles read keys and values half as often; short ones share out evenly where there are few. The bits are the same. */
+enum { MANY_ROWS = 1 << 16 };
 int tr_attention_mma(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
-    return a->head_dim == 64 ? forward<2, 64>(o, lse, lse_ld, qkv, start, a, s) : forward<1, 128>(o, lse, lse_ld, qkv, start, a, s);
+    bool tall = o.rows * a->heads >= MANY_ROWS;
+    if (a->head_dim == 64) return tall ? forward<2, 64>(o, lse, lse_ld, qkv, start, a, s) : forward<1, 64>(o, lse, lse_ld, qkv, start, a, s);
+    return tall ? forward<2, 128>(o, lse, lse_ld, qkv, start, a, s) : forward<1, 128>(o, lse, lse_ld, qkv, start, a, s);
 }
 
 template <int D> static int backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
