@@ -79,19 +79,20 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_
     });
 }
 
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_rebuild_kernel(tr_mat y, const float *r, tr_mat x, tr_mat g, int64_t rows)
-{
-    team<TEAM> w(x.cols / g.cols, g.cols);
-    if (w.i >= rows) return;
-    held<TEAM> h(w, x);
-    float ri = r[w.i];
-    h.first([&](float (&v)[TR_WIDE], int64_t c) {
-        float gain[TR_WIDE];
-        tr_get8(gain, g, 0, c, w.n(c));
+/* r: of rows and groups. */
+struct rms_norm_rebuild_rule {
+    tr_mat y, x, g;
+    const float *stat;
+    RULE
+    {
+        int64_t groups = x.cols / g.cols, row = groups == 1 ? r : r / groups, at = groups == 1 ? c : r % groups * g.cols + c;
+        float v[TR_WIDE], gain[TR_WIDE], ri = stat[r];
+        tr_get8(v, x, row, at, n);
+        tr_get8(gain, g, 0, c, n);
         EIGHT v[k] = v[k] * ri * gain[k];
-        w.put(y, c, v);
-    });
-}
+        tr_put8(y, row, at, n, v);
+    }
+};
 
 /* dx may be dy: a thread reads its elements before it writes them. */
 template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *r, tr_mat g, int64_t rows)
@@ -146,20 +147,19 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_nor
     });
 }
 
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_rebuild_kernel(tr_mat y, const float *stat, tr_mat x, tr_mat g, tr_mat b, int64_t rows)
-{
-    team<TEAM> w(1, x.cols);
-    if (w.i >= rows) return;
-    held<TEAM> h(w, x);
-    float mean = stat[2 * w.i], rstd = stat[2 * w.i + 1];
-    h.first([&](float (&v)[TR_WIDE], int64_t c) {
-        float gain[TR_WIDE], bias[TR_WIDE];
-        tr_get8(gain, g, 0, c, w.n(c));
-        tr_get8(bias, b, 0, c, w.n(c));
+struct layer_norm_rebuild_rule {
+    tr_mat y, x, g, b;
+    const float *stat;
+    RULE
+    {
+        float v[TR_WIDE], gain[TR_WIDE], bias[TR_WIDE], mean = stat[2 * r], rstd = stat[2 * r + 1];
+        tr_get8(v, x, r, c, n);
+        tr_get8(gain, g, 0, c, n);
+        tr_get8(bias, b, 0, c, n);
         EIGHT v[k] = (v[k] - mean) * rstd * gain[k] + bias[k];
-        w.put(y, c, v);
-    });
-}
+        tr_put8(y, r, c, n, v);
+    }
+};
 
 template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *stat, tr_mat g, int64_t rows)
 {
@@ -266,7 +266,7 @@ int tr_cuda_rms_norm(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, tr_cuda_
 
 int tr_cuda_rms_norm_rebuild(tr_mat y, const float *r, tr_mat x, tr_mat g, tr_cuda_stream s)
 {
-    return TEAMS(s, x.rows * (x.cols / g.cols), g.cols, rms_norm_rebuild_kernel, y, r, x, g);
+    return tr_each(x.rows * (x.cols / g.cols), g.cols, s, rms_norm_rebuild_rule{ y, x, g, r });
 }
 
 int tr_cuda_rms_norm_backward(tr_mat dx, int acc, float *dg, tr_mat dy, tr_mat x, const float *r, tr_mat g, tr_cuda_stream s)
@@ -282,7 +282,7 @@ int tr_cuda_layer_norm(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, floa
 
 int tr_cuda_layer_norm_rebuild(tr_mat y, const float *stat, tr_mat x, tr_mat g, tr_mat b, tr_cuda_stream s)
 {
-    return TEAMS(s, x.rows, x.cols, layer_norm_rebuild_kernel, y, stat, x, g, b);
+    return tr_each(x.rows, x.cols, s, layer_norm_rebuild_rule{ y, x, g, b, stat });
 }
 
 int tr_cuda_layer_norm_backward(tr_mat dx, int acc, float *dg, float *db, tr_mat dy, tr_mat x, const float *stat, tr_mat g, tr_cuda_stream s)
