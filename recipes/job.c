@@ -101,7 +101,6 @@ static int open_device(const struct recipe *r)
     if (r->run.device == RECIPE_DEVICE_CPU) return TR_OK;
     const char *why = not_on_device(r);
     if (!why) why = tr_device_open();
-    if (!why && !tr_device()->updates) why = "its module has no update rules yet";
     if (why && must) return tr_fail(TR_EINPUT, "run.device = cuda (%s): %s; or set run.device = cpu", r->path, why);
     if (!why && r->run.device == RECIPE_DEVICE_AUTO) tr_info("computing on the device: %s", tr_device()->describe());
     return TR_OK;

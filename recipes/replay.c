@@ -186,14 +186,16 @@ done:
     return rc;
 }
 
-static void read_weight(const struct tr_param *p, float *host)
+static int read_weight(const struct tr_param *p, float *host)
 {
-    if (p->value.dtype != TR_INT8) {
-        tr_tensor_read(&p->value, host);
-        return;
-    }
-    struct tr_tensor by_group = tr_flat_view(&p->value), to = tr_tensor_view(host, TR_F32, 2, by_group.dim);
-    tr_kernels()->copy(&to, &by_group);
+    struct tr_tensor by_group, wide;
+    if (p->value.dtype != TR_INT8) return tr_tensor_read(&p->value, host), TR_OK;
+    by_group = tr_flat_view(&p->value);
+    TR_TRY(tr_tensor_arena(&wide, TR_WORKSPACE, TR_F32, 2, by_group.dim, 0));
+    tr_kernels()->copy(&wide, &by_group);
+    tr_tensor_read(&wide, host);
+    tr_tensor_release(&wide);
+    return TR_OK;
 }
 
 int replay_write(struct replay *r, const struct tr_param *p, int64_t t, float *host)
@@ -205,7 +207,7 @@ int replay_write(struct replay *r, const struct tr_param *p, int64_t t, float *h
         int64_t all[3] = { r->steps, p->value.dim[0], p->value.dim[1] };
         TR_GO(tr_h5_make(r->out, to, TR_F32, p->value.ndim + 1, all, false));
     }
-    read_weight(p, host);
+    TR_GO(read_weight(p, host));
     rc = tr_h5_write_rows(r->out, to, TR_F32, t, 1, host);
 done:
     free(to);

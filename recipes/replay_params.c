@@ -22,16 +22,28 @@ done:
     return rc;
 }
 
-/* uint8 codes and zeros, 128 less here; scales as they are. */
+/* uint8 values, 128 less here. */
+static int start_bytes(const struct replay *r, const struct tr_param *p, const char *what, struct tr_tensor *to, float *host)
+{
+    int64_t n = tr_count(to);
+    int8_t *bytes;
+    TR_TRY(read_values(r, p, what, n, host));
+    TR_TRY(tr_calloc(&bytes, (size_t)n, sizeof *bytes));
+    for (int64_t i = 0; i < n; i++) bytes[i] = (int8_t)(host[i] - 128);
+    tr_tensor_write(to, bytes);
+    free(bytes);
+    return TR_OK;
+}
+
 static int start_codes(const struct replay *r, struct tr_param *p, float *host)
 {
-    int64_t n = tr_count(&p->value), groups = n / TR_QUANT_GROUP;
-    int8_t *codes = p->value.data;
-    TR_TRY(read_values(r, p, "q_init", n, host));
-    for (int64_t i = 0; i < n; i++) codes[i] = (int8_t)(host[i] - 128);
-    TR_TRY(read_values(r, p, "q_init_zero", groups, host));
-    for (int64_t i = 0; i < groups; i++) p->value.quant.zero[i] = (int8_t)(host[i] - 128);
-    return read_values(r, p, "q_init_scale", groups, p->value.quant.scale);
+    struct tr_tensor by_group = tr_flat_view(&p->value), part[TR_QUANT_PARTS];
+    tr_quant_views(&by_group, part);
+    TR_TRY(start_bytes(r, p, "q_init", &by_group, host));
+    TR_TRY(start_bytes(r, p, "q_init_zero", &part[1], host));
+    TR_TRY(read_values(r, p, "q_init_scale", tr_count(&part[0]), host));
+    tr_tensor_write(&part[0], host);
+    return TR_OK;
 }
 
 /* The weight at the start: f32, or int8 whose groups run through the whole matrix. */

@@ -161,7 +161,6 @@ static void threads_stay(void **state)
 
 int main(int argc, char **argv)
 {
-    test_device();
 #if HAVE_BLAS
     const struct CMUnitTest tests[] = { cmocka_unit_test(vectors), cmocka_unit_test(random_range), cmocka_unit_test(nothing_to_decompose), cmocka_unit_test(threads_stay) };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -326,7 +326,6 @@ static void recipes_that_are_wrong(void **state)
 
 int main(void)
 {
-    test_device();
     tr_log_quiet(true);
     const struct CMUnitTest tests[] = { cmocka_unit_test(foretold_is_used), cmocka_unit_test(uneven_batches_stay_within), cmocka_unit_test(fused_equals_unfused), cmocka_unit_test(activations_do_not_show), cmocka_unit_test(micro_batches_agree),
         cmocka_unit_test(resumed_equals_undisturbed), cmocka_unit_test(sums_of_projections), cmocka_unit_test(sums_are_small), cmocka_unit_test(tensorboard_records), cmocka_unit_test(numbers_that_are_not_finite), cmocka_unit_test(a_budget_that_is_too_small), cmocka_unit_test(recipes_that_are_wrong) };

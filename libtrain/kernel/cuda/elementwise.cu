@@ -232,6 +232,13 @@ int tr_cuda_read(tr_mat x, void *host, tr_cuda_stream s)
 }
 
 int tr_cuda_wait(tr_cuda_stream s) { return (int)cudaStreamSynchronize((cudaStream_t)s); }
+
+int tr_cuda_is_device(const void *p)
+{
+    cudaPointerAttributes a = {};
+    return cudaPointerGetAttributes(&a, p) == cudaSuccess && a.type == cudaMemoryTypeDevice;
+}
+
 const char *tr_cuda_text(int error) { return cudaGetErrorString((cudaError_t)error); }
 
 }

@@ -23,6 +23,7 @@ int tr_cuda_write(struct tr_mat y, const void *host, tr_cuda_stream s);
 int tr_cuda_read(struct tr_mat x, void *host, tr_cuda_stream s);
 int tr_cuda_wait(tr_cuda_stream s);   /* until all work on it is done */
 const char *tr_cuda_text(int error);
+int tr_cuda_is_device(const void *p);   /* memory of the device */
 
 /* c = alpha op(a) op(b) + beta c; ta, tb: transposed. */
 int tr_cuda_plain_product(struct tr_mat c, struct tr_mat a, int ta, struct tr_mat b, int tb, float alpha, float beta, tr_cuda_stream s);

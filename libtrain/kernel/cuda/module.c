@@ -43,7 +43,8 @@ static const char *module_open(void)
     CALL(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
     int status = tr_cuda_matmul_open(stream);
     if (status) return snprintf(text, sizeof text, "cublasLtCreate: %d", status), text;
-    tr_cuda_use(stream, getenv("TR_CUDA_SYNC") != NULL);
+    bool careful = getenv("TR_CUDA_SYNC") != NULL;
+    tr_cuda_use(stream, careful, careful);
     return NULL;
 }
 
@@ -76,7 +77,7 @@ static size_t module_available(void)
 
 static const char *module_share(void *p, size_t bytes)
 {
-    tr_cuda_use(stream, true);
+    tr_cuda_use(stream, true, false);
     if (!attribute(cudaDevAttrPageableMemoryAccess)) CALL(cudaHostRegister, p, bytes, cudaHostRegisterDefault);
     return NULL;
 }

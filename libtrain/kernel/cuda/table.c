@@ -7,14 +7,15 @@
 typedef struct tr_tensor T;
 static char first_error[160];
 static tr_cuda_stream stream;
-static bool each_waits;
+static bool each_waits, no_host_memory;
 
 const char *tr_cuda_error(void) { return *first_error ? first_error : NULL; }
 
-void tr_cuda_use(tr_cuda_stream s, bool waits)
+void tr_cuda_use(tr_cuda_stream s, bool waits, bool checks)
 {
     stream = s;
     each_waits = waits;
+    no_host_memory = checks;
 }
 
 tr_cuda_stream tr_cuda_queue(void) { return stream; }
@@ -31,6 +32,7 @@ struct tr_mat tr_cuda_mat(const struct tr_tensor *t)
                                                   [TR_I32] = TR_CUDA_I32, [TR_U8] = -1, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
     if (!t) return (struct tr_mat){ 0 };
     assert(dtype[t->dtype] >= 0);
+    if (no_host_memory && t->data && !tr_cuda_is_device(t->data)) tr_cuda_check(1, "a matrix in host memory");
     bool scaled = t->dtype == TR_INT8;
     return (struct tr_mat){ t->data, t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
