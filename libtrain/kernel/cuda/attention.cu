@@ -6,6 +6,24 @@ enum { PARTS = 8, HELD = 4 * PARTS /* columns in a lane's registers */, THREADS_
 
 struct plain_shared { float a[TILE], b[TILE]; };
 
+/* Four columns, `left` of them there, the others 0. */
+static __device__ inline float4 get4(const tr_mat &t, int row, int col, int left)
+{
+    int64_t i = row * t.ld + col;
+    if (left >= 4 && t.dtype == TR_CUDA_F32) {
+        const float *p = static_cast<const float *>(t.data) + i;
+        if (reinterpret_cast<uintptr_t>(p) % 16 == 0) return *reinterpret_cast<const float4 *>(p);
+    }
+    if (left >= 4 && t.dtype == TR_CUDA_BF16) {
+        const unsigned short *p = static_cast<const unsigned short *>(t.data) + i;
+        if (reinterpret_cast<uintptr_t>(p) % 8 == 0) {
+            uint2 v = *reinterpret_cast<const uint2 *>(p);
+            return float4{ __uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u) };
+        }
+    }
+    return float4{ left > 0 ? tr_get(t, row, col) : 0, left > 1 ? tr_get(t, row, col + 1) : 0, left > 2 ? tr_get(t, row, col + 2) : 0, left > 3 ? tr_get(t, row, col + 3) : 0 };
+}
+
 template <int L> struct lanes {
     int lane, dim, wide;   /* wide: columns of a row of a tile, zeros from dim on */
     __device__ lanes(int d) : lane((int)threadIdx.x % L), dim(d), wide((d + 4 * L - 1) / (4 * L) * 4 * L) {}
@@ -13,9 +31,10 @@ template <int L> struct lanes {
     __device__ void load(float (&x)[HELD], const tr_mat &t, int row, int col, bool there) const
     {
 #pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            int d = i / 4 * 4 * L + lane * 4 + i % 4;
-            x[i] = there && d < dim ? tr_get(t, row, col + d) : 0;
+        for (int p = 0; p < PARTS; p++) {
+            int d = p * 4 * L + lane * 4;
+            float4 v = get4(t, row, col + d, there ? dim - d : 0);
+            x[4 * p] = v.x, x[4 * p + 1] = v.y, x[4 * p + 2] = v.z, x[4 * p + 3] = v.w;
         }
     }
 
@@ -31,9 +50,9 @@ template <int L> struct lanes {
     /* Rows [row, row + n) of n_rows into shared memory, zeros below. */
     __device__ void tile(float *to, int n_rows, const tr_mat &t, int row, int n, int col) const
     {
-        for (int i = (int)threadIdx.x; i < n_rows * wide; i += THREADS_PLAIN) {
-            int r = i / wide, d = i % wide;
-            to[i] = r < n && d < dim ? tr_get(t, row + r, col + d) : 0;
+        for (int i = (int)threadIdx.x; i < n_rows * wide / 4; i += THREADS_PLAIN) {
+            int r = 4 * i / wide, d = 4 * i - r * wide;
+            reinterpret_cast<float4 *>(to)[i] = get4(t, row + r, col + d, r < n ? dim - d : 0);
         }
     }
 
@@ -94,7 +113,7 @@ template <int L> static __device__ inline void attend(float (&o)[HELD], float &m
 }
 
 template <int L>
-static __global__ __launch_bounds__(THREADS_PLAIN) void attention_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
+static __global__ __launch_bounds__(THREADS_PLAIN, 3) void attention_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();

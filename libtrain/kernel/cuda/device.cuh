@@ -197,4 +197,13 @@ template <class T> static __device__ inline T tr_block_sum(T v, T *part)
     return sum;
 }
 
+/* The sum over a team, a warp or the block: rows of up to TR_NARROW columns belong to a warp. */
+enum { TR_NARROW = 1024 };
+template <int TEAM, class T> static __device__ inline T tr_team_sum(T v, T *part)
+{
+    if constexpr (TEAM > 32) v = tr_block_sum(v, part);
+    else for (int o = 16; o; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+    return v;
+}
+
 #endif

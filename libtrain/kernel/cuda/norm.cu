@@ -3,14 +3,7 @@
 #include "libtrain/kernel/cuda/device.cuh"
 
 struct norm_shared { float part[TR_BLOCK / 32]; };
-enum { NARROW = 1024, HELD_UNITS = 4 /* stretches that a thread keeps in registers; further ones are read again */ };
-
-template <int TEAM> static __device__ inline float team_sum(float v, norm_shared &s)
-{
-    if constexpr (TEAM > 32) v = tr_block_sum(v, s.part);
-    else for (int o = 16; o; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
-    return v;
-}
+enum { HELD_UNITS = 4 /* stretches that a thread keeps in registers; further ones are read again */ };
 
 /* Where a team works: row i of all groups. */
 template <int TEAM> struct team {
@@ -69,7 +62,7 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_
     held<TEAM> h(w, x);
     float sum = 0;
     h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum = fmaf(v[k], v[k], sum); });
-    float ri = 1 / sqrtf(team_sum<TEAM>(sum, s) / (float)w.width + eps);
+    float ri = 1 / sqrtf(tr_team_sum<TEAM>(sum, s.part) / (float)w.width + eps);
     if (!w.lane) r[w.i] = ri;
     h.again([&](float (&v)[TR_WIDE], int64_t c) {
         float gain[TR_WIDE];
@@ -108,7 +101,7 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_
         tr_get8(gain, g, 0, c, w.n(c));
         EIGHT sum = fmaf(d[k] * gain[k], v[k], sum);
     });
-    float mean = team_sum<TEAM>(sum, s) / (float)w.width * ri;
+    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)w.width * ri;
     h.again([&](float (&v)[TR_WIDE], int64_t c) {
         float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
         w.get(d, dy, c);
@@ -129,14 +122,14 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_nor
     held<TEAM> h(w, x);
     float sum = 0, squares = 0;
     h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum += v[k]; });
-    float mean = team_sum<TEAM>(sum, s) / (float)w.width;
+    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)w.width;
     h.again([&](float (&v)[TR_WIDE], int64_t c) {
         EIGHT {
             float d = k < w.n(c) ? v[k] - mean : 0;
             squares = fmaf(d, d, squares);
         }
     });
-    float rstd = 1 / sqrtf(team_sum<TEAM>(squares, s) / (float)w.width + eps);
+    float rstd = 1 / sqrtf(tr_team_sum<TEAM>(squares, s.part) / (float)w.width + eps);
     if (!w.lane) stat[2 * w.i] = mean, stat[2 * w.i + 1] = rstd;
     h.again([&](float (&v)[TR_WIDE], int64_t c) {
         float gain[TR_WIDE], bias[TR_WIDE];
@@ -178,7 +171,7 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_nor
             along = fmaf(d[k], (v[k] - mean) * rstd, along);
         }
     });
-    float a = team_sum<TEAM>(plain, s) / (float)w.width, b = team_sum<TEAM>(along, s) / (float)w.width;
+    float a = tr_team_sum<TEAM>(plain, s.part) / (float)w.width, b = tr_team_sum<TEAM>(along, s.part) / (float)w.width;
     h.again([&](float (&v)[TR_WIDE], int64_t c) {
         float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
         w.get(d, dy, c);
@@ -254,7 +247,7 @@ template <int OF> static int columns(float *out, int64_t width, tr_mat dy, tr_ma
 
 /* The kernel for rows or groups of `width`: a warp has one, or a block where they are wide. */
 #define TEAMS(s, rows, width, kernel, ...) \
-    ((width) > NARROW ? tr_launch(dim3((unsigned)(rows)), TR_BLOCK, sizeof(norm_shared), s, kernel<TR_BLOCK>, __VA_ARGS__, rows) : \
+    ((width) > TR_NARROW ? tr_launch(dim3((unsigned)(rows)), TR_BLOCK, sizeof(norm_shared), s, kernel<TR_BLOCK>, __VA_ARGS__, rows) : \
      tr_launch(dim3((unsigned)(((rows) + TR_BLOCK / 32 - 1) / (TR_BLOCK / 32))), TR_BLOCK, sizeof(norm_shared), s, kernel<32>, __VA_ARGS__, rows))
 
 extern "C" {

@@ -2,21 +2,23 @@
 #include "libtrain/kernel/cuda/device.cuh"
 
 
-/* ---- norms: squares in double. Of rows: a block has one. Of columns: parts of the rows, their teams, the parts, each in order. */
+/* ---- norms: squares in double. Of rows: a warp or a block has one. Of columns: parts of the rows, their teams, the parts, each in order. */
 
 struct row_norm_shared { double part[TR_BLOCK / 32]; };
 
-static __global__ __launch_bounds__(TR_BLOCK) void row_norms_kernel(float *out, tr_mat x)
+template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void row_norms_kernel(float *out, tr_mat x)
 {
     row_norm_shared &s = tr_shared<row_norm_shared>();
+    int64_t row = (int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM, lane = threadIdx.x % TEAM;
+    if (row >= x.rows) return;   /* a whole team */
     double sum = 0;
-    for (int64_t c = threadIdx.x * TR_WIDE; c < x.cols; c += TR_BLOCK * TR_WIDE) {
+    for (int64_t c = lane * TR_WIDE; c < x.cols; c += TEAM * TR_WIDE) {
         float v[TR_WIDE];
-        tr_get8_any(v, x, blockIdx.x, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
+        tr_get8_any(v, x, row, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
         EIGHT sum += (double)v[k] * (double)v[k];
     }
-    sum = tr_block_sum(sum, s.part);
-    if (!threadIdx.x) out[blockIdx.x] = (float)sqrt(sum);
+    sum = tr_team_sum<TEAM>(sum, s.part);
+    if (!lane) out[row] = (float)sqrt(sum);
 }
 
 enum { NORM_LANES = 32, NORM_TEAMS = TR_BLOCK / NORM_LANES, NORM_PARTS = 64, NORM_SUMS = 1 << 19 };
@@ -140,7 +142,9 @@ extern "C" {
 
 int tr_cuda_norms(float *n, tr_mat x, int axis, tr_cuda_stream s)
 {
-    if (axis == 0) return tr_launch(dim3((unsigned)x.rows), TR_BLOCK, sizeof(row_norm_shared), s, row_norms_kernel, n, x);
+    const int warps = TR_BLOCK / 32;
+    if (axis == 0 && x.cols > TR_NARROW) return tr_launch(dim3((unsigned)x.rows), TR_BLOCK, sizeof(row_norm_shared), s, row_norms_kernel<TR_BLOCK>, n, x);
+    if (axis == 0) return tr_launch(dim3((unsigned)((x.rows + warps - 1) / warps)), TR_BLOCK, sizeof(row_norm_shared), s, row_norms_kernel<32>, n, x);
     int64_t most = NORM_SUMS / x.cols < NORM_PARTS ? NORM_SUMS / x.cols : (int64_t)NORM_PARTS, each = 4 * NORM_TEAMS;
     if (!most) return (int)cudaErrorInvalidValue;
     if (each * most < x.rows) each = (x.rows + most - 1) / most;
