@@ -272,7 +272,6 @@ static void kept_gradients(void **state)
 
 int main(void)
 {
-    test_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear), cmocka_unit_test(linear_with_bias), cmocka_unit_test(rms_norm), cmocka_unit_test(layer_norm),
         cmocka_unit_test(swiglu), cmocka_unit_test(gelu), cmocka_unit_test(attention), cmocka_unit_test(rope),

@@ -57,12 +57,22 @@ static void choose_module(void)
     tr_device_use_module(getenv(variable));
 }
 
+/* What went wrong there and was not asked for. */
+static void last_check(void)
+{
+    if (tr_device_check() == TR_OK) return;
+    printf("failed: %s\n", tr_message());
+    fflush(stdout);
+    _exit(1);
+}
+
 void test_device(void)
 {
     if (!strcmp(device_name(), "cpu")) return;
     choose_module();
     const char *why = tr_device_open();
     if (why) no_device(why);
+    atexit(last_check);
 }
 
 /* This program's own memory: what the map of addresses calls by its file (data), heap and stack. */
@@ -78,12 +88,13 @@ static const char *share_memory(const struct tr_device_module *m)
     volatile char stack[STACK];
     for (int i = 0; i < STACK; i += 4096) stack[i] = stack[0];
     FILE *f = fopen("/proc/self/maps", "r");
-    const char *why = f ? NULL : "/proc/self/maps cannot be read", *end = program_invocation_short_name;
+    const char *why = f ? NULL : "/proc/self/maps cannot be read", *program = program_invocation_short_name;
+    uintptr_t from, to, data_end = 0;   /* behind the program's data lies what is zero at first, without a name */
+    char access[8];
     while (!why && fgets(line, sizeof line, f)) {
-        uintptr_t from, to;
-        char access[8];
         if (sscanf(line, "%lx-%lx %7s", &from, &to, access) != 3 || access[1] != 'w') continue;
-        if (strstr(line, "[heap]") || strstr(line, "[stack]") || strstr(line, end)) why = m->share((void *)from, to - from);
+        if (strstr(line, program)) data_end = to;
+        if (strstr(line, "[heap]") || strstr(line, "[stack]") || strstr(line, program) || from == data_end) why = m->share((void *)from, to - from);
     }
     if (f) fclose(f);
     return why;

@@ -26,18 +26,24 @@ void tr_cuda_check(int error, const char *entry)
     if (error && !*first_error) snprintf(first_error, sizeof first_error, "%s: %s", entry, tr_cuda_text(error));
 }
 
+void *tr_cuda_at(const struct tr_tensor *t)
+{
+    if (no_host_memory && t->data && !tr_cuda_is_device(t->data)) tr_cuda_check(1, "a tensor in host memory");
+    return t->data;
+}
+
 struct tr_mat tr_cuda_mat(const struct tr_tensor *t)
 {
     static const signed char dtype[TR_DTYPES] = { [TR_F32] = TR_CUDA_F32, [TR_BF16] = TR_CUDA_BF16, [TR_F16] = TR_CUDA_F16,
                                                   [TR_I32] = TR_CUDA_I32, [TR_U8] = -1, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
     if (!t) return (struct tr_mat){ 0 };
     assert(dtype[t->dtype] >= 0);
-    if (no_host_memory && t->data && !tr_cuda_is_device(t->data)) tr_cuda_check(1, "a matrix in host memory");
     bool scaled = t->dtype == TR_INT8;
-    return (struct tr_mat){ t->data, t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
+    return (struct tr_mat){ tr_cuda_at(t), t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
 
 #define mat tr_cuda_mat
+#define at tr_cuda_at
 
 static void cu_write(T *t, const void *host) { RUN(write, mat(t), host); }
 static void cu_read(const T *t, void *host) { RUN(read, mat(t), host); }
@@ -62,39 +68,39 @@ static bool cu_all_finite(const T *x)
     return !*first_error && bad == 0;
 }
 
-static void cu_embed(T *y, const T *w, const T *ids, bool acc) { RUN(embed, mat(y), mat(w), ids->data, acc); }
-static void cu_embed_backward(T *dw, const T *dy, const T *ids) { RUN(embed_backward, mat(dw), mat(dy), ids->data); }
-static void cu_scatter(T *y, const T *x, const T *rows) { RUN(scatter, mat(y), mat(x), rows->data); }
-static void cu_rms_norm(T *y, T *r, const T *x, const T *g, float eps) { RUN(rms_norm, mat(y), r->data, mat(x), mat(g), eps); }
-static void cu_rms_norm_rebuild(T *y, const T *r, const T *x, const T *g) { RUN(rms_norm_rebuild, mat(y), r->data, mat(x), mat(g)); }
+static void cu_embed(T *y, const T *w, const T *ids, bool acc) { RUN(embed, mat(y), mat(w), at(ids), acc); }
+static void cu_embed_backward(T *dw, const T *dy, const T *ids) { RUN(embed_backward, mat(dw), mat(dy), at(ids)); }
+static void cu_scatter(T *y, const T *x, const T *rows) { RUN(scatter, mat(y), mat(x), at(rows)); }
+static void cu_rms_norm(T *y, T *r, const T *x, const T *g, float eps) { RUN(rms_norm, mat(y), at(r), mat(x), mat(g), eps); }
+static void cu_rms_norm_rebuild(T *y, const T *r, const T *x, const T *g) { RUN(rms_norm_rebuild, mat(y), at(r), mat(x), mat(g)); }
 
 static void cu_rms_norm_backward(T *dx, bool acc, T *dg, const T *dy, const T *x, const T *r, const T *g)
 {
-    RUN(rms_norm_backward, mat(dx), acc, dg ? dg->data : NULL, mat(dy), mat(x), r->data, mat(g));
+    RUN(rms_norm_backward, mat(dx), acc, dg ? at(dg) : NULL, mat(dy), mat(x), at(r), mat(g));
 }
 
 static void cu_layer_norm(T *y, T *stat, const T *x, const T *g, const T *b, float eps)
 {
-    RUN(layer_norm, mat(y), stat->data, mat(x), mat(g), mat(b), eps);
+    RUN(layer_norm, mat(y), at(stat), mat(x), mat(g), mat(b), eps);
 }
 
 static void cu_layer_norm_rebuild(T *y, const T *stat, const T *x, const T *g, const T *b)
 {
-    RUN(layer_norm_rebuild, mat(y), stat->data, mat(x), mat(g), mat(b));
+    RUN(layer_norm_rebuild, mat(y), at(stat), mat(x), mat(g), mat(b));
 }
 
 static void cu_layer_norm_backward(T *dx, bool acc, T *dg, T *db, const T *dy, const T *x, const T *stat, const T *g)
 {
-    RUN(layer_norm_backward, mat(dx), acc, dg ? dg->data : NULL, db ? db->data : NULL, mat(dy), mat(x), stat->data, mat(g));
+    RUN(layer_norm_backward, mat(dx), acc, dg ? at(dg) : NULL, db ? at(db) : NULL, mat(dy), mat(x), at(stat), mat(g));
 }
 
-static void cu_rope(T *x, const T *cs, const T *pos, int64_t heads, bool inverse) { RUN(rope, mat(x), mat(cs), pos->data, heads, inverse); }
+static void cu_rope(T *x, const T *cs, const T *pos, int64_t heads, bool inverse) { RUN(rope, mat(x), mat(cs), at(pos), heads, inverse); }
 static void cu_swiglu(T *a, const T *gu) { RUN(swiglu, mat(a), mat(gu)); }
 static void cu_swiglu_backward(T *dgu, const T *da, const T *gu) { RUN(swiglu_backward, mat(dgu), mat(da), mat(gu)); }
 static void cu_gelu(T *y, const T *x) { RUN(gelu, mat(y), mat(x)); }
 static void cu_gelu_backward(T *dx, const T *dy, const T *x) { RUN(gelu_backward, mat(dx), mat(dy), mat(x)); }
 static void cu_add_bias(T *y, const T *b) { RUN(add_bias, mat(y), mat(b)); }
-static void cu_bias_backward(T *db, const T *dy) { RUN(bias_backward, db->data, mat(dy)); }
+static void cu_bias_backward(T *db, const T *dy) { RUN(bias_backward, at(db), mat(dy)); }
 
 static struct tr_cuda_heads heads(const struct tr_attention *a, const struct tr_layout *layout)
 {
@@ -106,14 +112,14 @@ static struct tr_cuda_heads heads(const struct tr_attention *a, const struct tr_
 static void cu_attention(T *o, T *lse, const T *qkv, const struct tr_layout *layout, const struct tr_attention *a)
 {
     struct tr_cuda_heads h = heads(a, layout);
-    RUN(attention, mat(o), lse->data, lse->ld, mat(qkv), layout->start_N.data, &h);
+    RUN(attention, mat(o), at(lse), lse->ld, mat(qkv), at(&layout->start_N), &h);
 }
 
 static void cu_attention_backward(T *dqkv, const T *dout, const T *o, const T *lse, const T *qkv, const struct tr_layout *layout,
                                   const struct tr_attention *a, T *work)
 {
     struct tr_cuda_heads h = heads(a, layout);
-    RUN(attention_backward, mat(dqkv), mat(dout), mat(o), lse->data, lse->ld, mat(qkv), layout->start_N.data, &h, work->data);
+    RUN(attention_backward, mat(dqkv), mat(dout), mat(o), at(lse), lse->ld, mat(qkv), at(&layout->start_N), &h, at(work));
 }
 
 static size_t cu_attention_work(const struct tr_layout *layout, const struct tr_attention *a, enum tr_dtype dtype, bool backward)
@@ -129,7 +135,7 @@ static void cu_attention_cached(T *o, const T *q, const T *k, const T *v, int64_
 
 static void cu_cross_entropy(T *loss, T *dlogits, const T *logits, const T *target, float scale)
 {
-    RUN(cross_entropy, loss->data, mat(dlogits), mat(logits), target->data, scale);
+    RUN(cross_entropy, at(loss), mat(dlogits), mat(logits), at(target), scale);
 }
 
 const struct tr_kernels tr_cuda_table = {

@@ -12,7 +12,7 @@ extern const struct tr_updates tr_cuda_updates;
  * what a kernel itself did wrong shows at a later entry that waits (read, write, sum_squares, all_finite). */
 const char *tr_cuda_error(void);
 
-/* The stream of all launches from now on. waits: each is awaited, so that an error has the right name. checks: matrices in host memory
+/* The stream of all launches from now on. waits: each is awaited, so that an error has the right name. checks: tensors in host memory
  * are an error. */
 void tr_cuda_use(tr_cuda_stream s, bool waits, bool checks);
 tr_cuda_stream tr_cuda_queue(void);

@@ -4,6 +4,7 @@
 #include "libtrain/kernel/cuda/table.h"
 
 struct tr_mat tr_cuda_mat(const struct tr_tensor *t);   /* NULL: a matrix without data */
+void *tr_cuda_at(const struct tr_tensor *t);            /* its bytes */
 
 #define RUN(entry, ...) tr_cuda_check(tr_cuda_##entry(__VA_ARGS__, tr_cuda_queue()), #entry)
 

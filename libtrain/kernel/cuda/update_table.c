@@ -3,6 +3,7 @@
 
 typedef struct tr_tensor T;
 #define mat tr_cuda_mat
+#define at tr_cuda_at
 
 static struct tr_cuda_step step_of(const struct tr_apply *a)
 {
@@ -19,7 +20,7 @@ static struct tr_cuda_signs signs(const struct tr_sign *h) { return (struct tr_c
 
 static struct tr_cuda_direction direction(const struct tr_direction *z)
 {
-    return (struct tr_cuda_direction){ z->key, z->mask, z->zeros, z->first, z->given ? z->given->data : NULL };
+    return (struct tr_cuda_direction){ z->key, z->mask, z->zeros, z->first, z->given ? at(z->given) : NULL };
 }
 
 /* Groups that run through the whole matrix, a row for each. */
@@ -40,7 +41,7 @@ static void cu_apply(T *w, const T *g, const struct tr_apply *a)
     RUN(apply, by_group(mat(w), w->quant.group), by_group(mat(g), w->quant.group), flat);
 }
 
-static void cu_apply_scaled(T *w, const T *g, const T *f, int axis, const struct tr_apply *a) { RUN(apply_scaled, mat(w), mat(g), f->data, axis, step_of(a)); }
+static void cu_apply_scaled(T *w, const T *g, const T *f, int axis, const struct tr_apply *a) { RUN(apply_scaled, mat(w), mat(g), at(f), axis, step_of(a)); }
 
 static void cu_adam(T *w, T *m, T *v, const T *g, const struct tr_adam *h, const struct tr_apply *a)
 {
@@ -54,11 +55,11 @@ static void cu_sgd(T *w, T *b, const T *g, float decay, float momentum, float ke
     RUN(sgd, mat(w), mat(b), mat(g), ((struct tr_cuda_velocity){ decay, momentum, keep, nesterov, first }), step_of(a));
 }
 
-static void cu_norms(T *n, const T *x, int axis) { RUN(norms, n->data, mat(x), axis); }
+static void cu_norms(T *n, const T *x, int axis) { RUN(norms, at(n), mat(x), axis); }
 static void cu_sign(T *w, T *m, const T *g, const struct tr_sign *h, const struct tr_apply *a) { RUN(sign, mat(w), mat(m), mat(g), signs(h), step_of(a)); }
 static void cu_clamp(T *g, float limit) { RUN(clamp, mat(g), limit); }
 static void cu_momentum(T *g, T *m, float keep_m, float keep_g, float out_g, float out_m) { RUN(momentum, mat(g), mat(m), keep_m, keep_g, out_g, out_m); }
-static void cu_scale_outer(T *g, const T *row, const T *col) { RUN(scale_outer, mat(g), row->data, col->data); }
+static void cu_scale_outer(T *g, const T *row, const T *col) { RUN(scale_outer, mat(g), at(row), at(col)); }
 static void cu_root_direction(T *g, T *v, float beta, float eps) { RUN(root_direction, mat(g), mat(v), beta, eps); }
 
 static void cu_adam_8bit(T *g, T *m, T *v, T *m_most, T *v_most, const struct tr_adam *h)
@@ -66,12 +67,12 @@ static void cu_adam_8bit(T *g, T *m, T *v, T *m_most, T *v_most, const struct tr
     struct tr_cuda_books books;
     memcpy(books.with_sign, tr_book_8bit(true)->value, sizeof books.with_sign);
     memcpy(books.positive, tr_book_8bit(false)->value, sizeof books.positive);
-    RUN(adam_8bit, mat(g), m->data, v->data, m_most->data, v_most->data, &books, moments(h));
+    RUN(adam_8bit, mat(g), at(m), at(v), at(m_most), at(v_most), &books, moments(h));
 }
 
 static void cu_sign_scale(T *g, float factor) { RUN(sign_scale, mat(g), factor); }
-static void cu_pick(T *low, const T *g, const T *index, int axis) { RUN(pick, mat(low), mat(g), index->data, axis); }
-static void cu_place(T *g, const T *low, const T *index, int axis, float factor) { RUN(place, mat(g), mat(low), index->data, axis, factor); }
+static void cu_pick(T *low, const T *g, const T *index, int axis) { RUN(pick, mat(low), mat(g), at(index), axis); }
+static void cu_place(T *g, const T *low, const T *index, int axis, float factor) { RUN(place, mat(g), mat(low), at(index), axis, factor); }
 static void cu_lion_direction(T *u, T *m, const struct tr_sign *h) { RUN(lion_direction, mat(u), mat(m), signs(h)); }
 static void cu_cut_step(T *g, const T *h, float scale, float eps) { RUN(cut_step, mat(g), mat(h), scale, eps); }
 static void cu_cut_ratio(T *g, const T *h, float eps, float most) { RUN(cut_ratio, mat(g), mat(h), eps, most); }
