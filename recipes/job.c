@@ -265,7 +265,7 @@ int job_data(struct job *j, bool train)
     const struct recipe *r = j->r;
     static const enum tr_recompute held[] = { TR_KEEP, TR_SELECTIVE, TR_BLOCK, TR_SELECTIVE /* auto: the forecast may choose more */ };
     TR_TRY(job_resolve(j, r->train.micro_batch, held[r->memory.recompute]));
-    j->segment = 512;
+    j->segment = tr_device() ? 2048 : 512;   /* a device needs more rows at once to be busy */
     if (train) {
         TR_TRY(tr_dataset_open(&j->train, &r->data, r->data.train, j->tokenizer, j->shape.vocab));
         TR_TRY(tr_loader_new(&j->loader, j->train, &r->data, (uint64_t)r->train.seed, r->data.shuffle));

@@ -109,6 +109,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 }
 
 cudaError_t cudaHostRegister(void *, size_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaMallocHost(void **out, size_t bytes) { return (*out = calloc(1, bytes)) ? cudaSuccess : cudaErrorMemoryAllocation; }
 
 cudaError_t cudaFree(void *p)
 {

@@ -1,5 +1,6 @@
 /* Elementwise kernels, conversions, and sums over a whole tensor. */
 #include "libtrain/kernel/cuda/device.cuh"
+#include <string.h>
 
 /* A warp finds the grid of a group (kernel/rounding.h) and rounds to nearest: the same bits as the CPU's. */
 static __global__ void quantise_kernel(tr_mat y, tr_mat x)
@@ -201,35 +202,53 @@ int tr_cuda_swiglu_backward(tr_mat dgu, tr_mat da, tr_mat gu, tr_cuda_stream s) 
 int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { EACH(y, gelu_rule, y, x); }
 int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { EACH(dx, gelu_backward_rule, dx, dy, x); }
 
+/* Host memory that the device reaches without the driver's detour, for what goes back and forth in a step; taken at the first call. */
+enum { PINNED = 1 << 20 };
+static int pinned(char **out)
+{
+    static char *p;
+    int err = p ? 0 : (int)cudaMallocHost(reinterpret_cast<void **>(&p), PINNED);
+    *out = p;
+    return err;
+}
+
 int tr_cuda_total(double *out, tr_mat x, int squares, tr_cuda_stream s)
 {
-    static double *device;   /* 8 KiB, taken at the first call */
-    double part[TR_CUDA_PARTS];
+    char *p;
     int64_t blocks = (x.rows * ((x.cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK, parts = blocks < TR_CUDA_PARTS ? blocks : (int64_t)TR_CUDA_PARTS;
-    int err = device ? 0 : (int)cudaMalloc(reinterpret_cast<void **>(&device), sizeof part);
-    if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, device, x, squares);
-    if (!err) err = (int)cudaMemcpyAsync(part, device, (size_t)parts * sizeof *part, cudaMemcpyDefault, (cudaStream_t)s);
+    int err = pinned(&p);
+    double *part = reinterpret_cast<double *>(p);
+    if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, part, x, squares);
     if (!err) err = (int)cudaStreamSynchronize((cudaStream_t)s);
     *out = 0;
-    for (int64_t p = 0; !err && p < parts; p++) *out += part[p];
+    for (int64_t k = 0; !err && k < parts; k++) *out += part[k];
     return err;
 }
 
 static size_t width(int dtype) { return dtype == TR_CUDA_INT8 ? 1 : dtype == TR_CUDA_BF16 || dtype == TR_CUDA_F16 ? 2 : 4; }
 
-int tr_cuda_write(tr_mat y, const void *host, tr_cuda_stream s)
+/* Rows between the device and dense rows of the host, a piece at a time: some whole rows, or a part of a long one. */
+static int move_rows(tr_mat x, char *host, bool in, tr_cuda_stream s)
 {
-    size_t row = (size_t)y.cols * width(y.dtype);
-    int err = (int)cudaMemcpy2DAsync(y.data, (size_t)y.ld * width(y.dtype), host, row, row, (size_t)y.rows, cudaMemcpyDefault, (cudaStream_t)s);
-    return err ? err : (int)cudaStreamSynchronize((cudaStream_t)s);
+    size_t row = (size_t)x.cols * width(x.dtype), pitch = (size_t)x.ld * width(x.dtype), rows = (size_t)x.rows;
+    if (row == pitch) row = pitch = row * rows, rows = rows > 0;
+    size_t piece = row < PINNED ? row : PINNED, each = row && row < PINNED ? PINNED / row : 1;
+    char *p;
+    int err = pinned(&p);
+    for (size_t r = 0; r < rows; r += each)
+        for (size_t c = 0; c < row && !err; c += piece) {
+            size_t n = rows - r < each ? rows - r : each, some = row - c < piece ? row - c : piece;
+            char *there = static_cast<char *>(x.data) + r * pitch + c, *here = host + r * row + c;
+            if (in) memcpy(p, here, n * some);
+            err = (int)cudaMemcpy2DAsync(in ? there : p, in ? pitch : some, in ? p : there, in ? some : pitch, some, n, cudaMemcpyDefault, (cudaStream_t)s);
+            if (!err) err = (int)cudaStreamSynchronize((cudaStream_t)s);
+            if (!err && !in) memcpy(here, p, n * some);
+        }
+    return err;
 }
 
-int tr_cuda_read(tr_mat x, void *host, tr_cuda_stream s)
-{
-    size_t row = (size_t)x.cols * width(x.dtype);
-    int err = (int)cudaMemcpy2DAsync(host, row, x.data, (size_t)x.ld * width(x.dtype), row, (size_t)x.rows, cudaMemcpyDefault, (cudaStream_t)s);
-    return err ? err : (int)cudaStreamSynchronize((cudaStream_t)s);
-}
+int tr_cuda_write(tr_mat y, const void *host, tr_cuda_stream s) { return move_rows(y, static_cast<char *>(const_cast<void *>(host)), true, s); }
+int tr_cuda_read(tr_mat x, void *host, tr_cuda_stream s) { return move_rows(x, static_cast<char *>(host), false, s); }
 
 int tr_cuda_wait(tr_cuda_stream s) { return (int)cudaStreamSynchronize((cudaStream_t)s); }
 
