@@ -1,6 +1,7 @@
 /* Products by cuBLASLt, in f32 and bf16 with sums in f32 (no TF32); what it does not take, by an own plain kernel. It counts
- * columns first: our row-major [R,S] is its S x R, so c^T = op(b)^T op(a)^T. Algorithms are its first proposal without a split
- * sum for a shape and alignment, so the same product has the same bits. Weights of another type than the activations are
+ * columns first: our row-major [R,S] is its S x R, so c^T = op(b)^T op(a)^T. Algorithms are its first proposal for a shape and
+ * alignment, so the same product has the same bits. Sums over tokens and over a vocabulary, whose results are too small to keep a device busy, may
+ * be split: parts in f32 in our workspace, added in a fixed order. Weights of another type than the activations are
  * converted right before their product, at most WIDE bytes at a time. */
 #include "libtrain/kernel/cuda/matmul.h"
 #include "libtrain/kernel/cuda/launch.h"
@@ -8,7 +9,7 @@
 #include <cublasLt.h>
 #include <string.h>
 
-enum { LIBRARY = 32 << 20, WIDE = 64 << 20, KEPT = 256 };
+enum { LIBRARY = 32 << 20, WIDE = 64 << 20, KEPT = 256, LONG = 16384 };
 
 /* What an algorithm is chosen for. Compared as bytes: no gaps. */
 struct key { int64_t m, n, k, a_ld, b_ld, c_ld; uint32_t a_align, b_align, c_align; unsigned char a_type, c_type, ta, tb; };
@@ -53,11 +54,11 @@ static bool choose(struct plan *t)
     cublasLtMatmulHeuristicResult_t found;
     int n = 0;
     size_t bytes = LIBRARY;
-    uint32_t whole = CUBLASLT_REDUCTION_SCHEME_NONE;
     const struct key *k = &t->key;
+    uint32_t sums = k->ta || k->k > LONG ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_NONE;
     if (cublasLtMatmulPreferenceCreate(&want) != CUBLAS_STATUS_SUCCESS) return false;
     const struct { cublasLtMatmulPreferenceAttributes_t name; const void *value; size_t size; } set[] = {
-        { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes }, { CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole, sizeof whole },
+        { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes }, { CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums, sizeof sums },
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &k->b_align, sizeof k->b_align }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &k->a_align, sizeof k->a_align },
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &k->c_align, sizeof k->c_align }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &k->c_align, sizeof k->c_align } };
     bool ok = true;
