@@ -166,10 +166,11 @@ double tr_gemm_rate(enum tr_dtype dtype, int64_t n, int64_t o, int64_t c)
         tr_kernels()->random_normal(&w, tr_key(2, TR_RNG_PROBE, 0, 0), 1);
     }
     double flops = 2.0 * (double)n * (double)o * (double)c, spent = 0;
+    ok = ok && tr_device_check() == TR_OK; /* waits */
     for (int i = 0; ok && (i < 4 || (spent < 0.1 && i < 1000)); i++) {
         struct timespec t0, t1;
         clock_gettime(CLOCK_MONOTONIC, &t0);
-        ok = tr_gemm_forward(&y, &x, &w, false) == TR_OK;
+        ok = tr_gemm_forward(&y, &x, &w, false) == TR_OK && tr_device_check() == TR_OK;
         clock_gettime(CLOCK_MONOTONIC, &t1);
         double s = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);
         spent += s;
