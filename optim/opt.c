@@ -97,7 +97,7 @@ static int deal(struct opt *o, const struct opt_setup *setup)
         it->first = share[i].first;
         it->own = *it->p;
         int64_t begin = it->first[o->comm->rank];
-        it->own.value = setup->shares_weights || it->p->elsewhere ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+        it->own.value = setup->shares_weights || it->p->elsewhere || it->p->spread ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
         it->own.value.owner = 0;
     }
     free(share);

@@ -20,7 +20,7 @@ int recipe_eval(struct recipe *r, const char *snapshot)
     if (snapshot) TR_GO(job_parameters(&j, snapshot));
     TR_GO(job_feed(&j, tr_loader_max_tokens(j.valid_loader, j.micro_batch)));
     TR_GO(job_evaluate(&j, &loss, &counted));
-    printf("loss %.6f  perplexity %.4f  over %" PRId64 " counted tokens of %s\n", loss, exp(loss), counted, r->data.valid);
+    if (j.comm->rank == 0) printf("loss %.6f  perplexity %.4f  over %" PRId64 " counted tokens of %s\n", loss, exp(loss), counted, r->data.valid);
 done:
     job_release(&j);
     return rc;

@@ -181,31 +181,31 @@ static int gather_weight(void *self, const struct tr_param *p, struct tr_tensor 
 static int hold_stages(struct job *j)
 {
     int size = j->stages, chunks = pipeline_chunks(j->pipeline);
-    struct tr_stage *span;
+    struct tr_stage *stage;
     TR_TRY(tr_calloc(&j->held, (size_t)j->net->n_params, ((size_t)size + 1) * sizeof *j->held));
-    TR_TRY(tr_calloc(&span, (size_t)chunks, sizeof *span));
+    TR_TRY(tr_calloc(&stage, (size_t)chunks, sizeof *stage));
     for (int r = 0; r < size; r++) {
-        pipeline_spans(j->pipeline, r, span);
+        struct tr_cut cut = pipeline_cut(j->pipeline, r, stage);
         for (int64_t i = 0; i < j->net->n_params; i++) {
             const struct tr_param *p = &j->net->param[i];
-            bool has = false;
-            for (int c = 0; c < chunks; c++) has |= p->layer >= span[c].from && p->layer < span[c].to;
-            for (int k = r + 1; k <= size && has; k++) j->held[i * (size + 1) + k] = tr_rows(&p->value);
+            bool has = p->spread;
+            for (int c = 0; c < chunks; c++) has |= p->layer >= stage[c].from && p->layer < stage[c].to;
+            for (int k = r + 1; k <= size && has; k++) j->held[i * (size + 1) + k] = p->spread ? cut.vocab_begin + cut.vocab_rows : tr_rows(&p->value);
         }
     }
-    free(span);
+    free(stage);
     return TR_OK;
 }
 
 /* The network of this rank's stages. */
 static int net_of_stages(struct job *j, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
 {
-    struct tr_stage *span;
+    struct tr_stage *stage;
     TR_TRY(pipeline_new(&j->pipeline, j));
-    TR_TRY(tr_calloc(&span, (size_t)pipeline_chunks(j->pipeline), sizeof *span));
-    pipeline_spans(j->pipeline, j->pipe->rank, span);
-    int rc = tr_net_new_stages(&j->net, &j->shape, dtype, compute, positions, span, pipeline_chunks(j->pipeline), shards);
-    free(span);
+    TR_TRY(tr_calloc(&stage, (size_t)pipeline_chunks(j->pipeline), sizeof *stage));
+    struct tr_cut cut = pipeline_cut(j->pipeline, j->pipe->rank, stage);
+    int rc = tr_net_new_stages(&j->net, &j->shape, dtype, compute, positions, &cut, shards);
+    free(stage);
     return rc == TR_OK ? hold_stages(j) : rc;
 }
 
@@ -287,8 +287,11 @@ static int deal_rows(struct job *j)
 {
     struct par_item *item;
     TR_TRY(tr_calloc(&item, (size_t)j->net->n_params, sizeof *item));
-    for (int64_t i = 0; i < j->net->n_params; i++)
-        item[i] = (struct par_item){ tr_rows(&j->net->param[i].value), true, 4 * (size_t)tr_count(&j->net->param[i].value) };
+    for (int64_t i = 0; i < j->net->n_params; i++) {
+        const struct tr_param *p = &j->net->param[i];
+        const struct tr_tensor *w = p->spread ? &p->shard : &p->value;
+        item[i] = (struct par_item){ tr_rows(w), true, 4 * (size_t)tr_count(w) };
+    }
     int rc = par_deal(j->first, item, j->net->n_params, j->data->size);
     free(item);
     return rc;
@@ -379,7 +382,12 @@ done:
 static int deal_stages(void *self, struct opt_share *share, int64_t n)
 {
     struct job *j = self;
-    for (int64_t i = 0; i < n; i++) share[i].first = j->held + i * (j->stages + 1);
+    for (int64_t i = 0; i < n; i++) {
+        share[i].first = j->held + i * (j->stages + 1);
+        if (j->net->param[i].spread && share[i].rows && !share[i].by_rows)
+            return tr_fail(TR_EINPUT, "parallel.vocabulary with optimizer.name = %s (%s): its rule needs '%s' whole; set parallel.vocabulary = none, or another rule for it with [optimizer.group.NAME]",
+                           recipe_optimizer(j->r), j->r->path, j->net->param[i].name);
+    }
     return TR_OK;
 }
 
@@ -412,6 +420,8 @@ static int check_grid(const struct job *j)
     const char *p = j->r->path;
     if (j->data->size > 1 && j->r->parallel.zero == 3)
         return tr_fail(TR_EINPUT, "parallel.zero = 3 with parallel.pipeline = %d (%s): the ranks of a stage hold its weights whole; set parallel.zero = 2, or parallel.data = %d and parallel.pipeline = 1", j->stages, p, j->comm->size);
+    if (j->r->parallel.vocabulary && j->data->size > 1 && j->r->parallel.zero)
+        return tr_fail(TR_EINPUT, "parallel.zero = %" PRId64 " with parallel.vocabulary (%s): the ranks of a stage hold the state of their rows whole; set parallel.zero = 0, or parallel.vocabulary = none", j->r->parallel.zero, p);
     if (j->r->checkpoint.memory_every) return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with parallel.pipeline = %d (%s): snapshots of a pipeline go to disk; set checkpoint.memory_every = 0", j->r->checkpoint.memory_every, j->stages, p);
     if (j->r->memory.offload) return tr_fail(TR_EINPUT, "memory.offload = disk with parallel.pipeline = %d (%s): a stage's micro-batches stay in memory; set memory.offload = none or memory.recompute = block", j->stages, p);
     return TR_OK;

@@ -4,6 +4,7 @@
 #include "libtrain/kernel/kernel.h"
 #include "parallel/cut.h"
 #include "parallel/schedule/schedule.h"
+#include "recipes/vocabulary.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@ struct pipeline {
     struct slot *slot;              /* [chunks][slots]: micro-batch m of a chunk has slot m % slots */
     struct tr_feed *feed;           /* micro-batch m has feed m % feeds */
     int slots, feeds;
+    struct vocabulary *vocabulary;  /* NULL: the first and the last stage have it whole */
 };
 
 static int stages_of(const struct pipeline *p) { return p->schedule.ranks * p->schedule.chunks; }
@@ -37,7 +39,7 @@ static int cut(struct pipeline *p, const struct job *j)
     TR_GO(tr_calloc(&p->first, (size_t)n + 1, sizeof *p->first));
     TR_GO(tr_calloc(&work, (size_t)layers, sizeof *work));
     for (int i = 0; i < layers; i++) work[i] = block;
-    TR_GO(par_cut_by_cost(p->first, layers, n, work, 0, head));
+    TR_GO(par_cut_by_cost(p->first, layers, n, work, 0, p->schedule.vocabulary ? 0 : head));
     for (int i = 1; i <= n; i++) p->first[i]++; /* the embedding goes with the first block, final norm and head with the last */
     p->first[n]++;
 done:
@@ -51,8 +53,9 @@ int pipeline_new(struct pipeline **out, const struct job *j)
     TR_TRY(tr_calloc(&p, 1, sizeof *p));
     int rc;
     const char *name = par_schedule_names()[j->r->parallel.schedule];
-    TR_GO(par_schedule_make(&p->schedule, name, j->stages, 0, (int)j->rounds, PAR_VOCABULARY_NONE));
+    TR_GO(par_schedule_make(&p->schedule, name, j->stages, 0, (int)j->rounds, (enum par_vocabulary)j->r->parallel.vocabulary));
     TR_GO(cut(p, j));
+    if (p->schedule.vocabulary) TR_GO(vocabulary_new(&p->vocabulary, j, last_rank(p), p->schedule.vocabulary == PAR_VOCABULARY_ALG2));
     TR_GO(par_schedule_lower(&p->steps, &p->schedule));
     *out = p;
     return TR_OK;
@@ -63,18 +66,27 @@ done:
 
 int pipeline_chunks(const struct pipeline *p) { return p->schedule.chunks; }
 
-void pipeline_spans(const struct pipeline *p, int rank, struct tr_stage *span)
+struct tr_cut pipeline_cut(const struct pipeline *p, int rank, struct tr_stage *stage)
 {
     for (int c = 0; c < p->schedule.chunks; c++) {
-        int stage = par_stage(&p->schedule, rank, c);
-        span[c] = (struct tr_stage){ p->first[stage], p->first[stage + 1] };
+        int i = par_stage(&p->schedule, rank, c);
+        stage[c] = (struct tr_stage){ p->first[i], p->first[i + 1] };
     }
+    struct tr_cut cut = { .stage = stage, .n = p->schedule.chunks };
+    if (!p->vocabulary) return cut;
+    const int64_t *first = vocabulary_first(p->vocabulary) + rank;
+    cut.vocab_begin = first[0];
+    cut.vocab_rows = first[1] - first[0];
+    return cut;
 }
 
-/* The chunk of `rank` that a step is about: a message's is at the other end of the line for who receives it. */
-static int chunk_of(const struct pipeline *p, const struct par_step *k)
+static bool of_vocabulary(const struct par_step *k) { return k->kind == PAR_GATHER || k->pass.kind == PAR_S || k->pass.kind == PAR_T; }
+
+/* The chunk of `rank` that a step is about, -1 for none: a message's is at the other end of the line for who receives it. */
+static int chunk_of(const struct pipeline *p, int rank, const struct par_step *k)
 {
     int chunk = k->pass.chunk;
+    if (of_vocabulary(k) || (k->kind == PAR_EMBED && rank != rank_of(p, 0))) return -1;
     if (k->kind != PAR_RECEIVE) return chunk;
     par_stage_rank(&p->schedule, par_stage(&p->schedule, k->peer, chunk) + (k->pass.kind == PAR_F ? 1 : -1), &chunk);
     return chunk;
@@ -97,33 +109,37 @@ static void note(int64_t *begin, int64_t *end, int64_t i)
     *end = i;
 }
 
-/* Slots and feeds that this rank's row asks for. */
-static int count_slots(struct pipeline *p, int rank)
+/* Slots, feeds and parts of the vocabulary that this rank's row asks for. */
+static int count_slots(struct pipeline *p, int rank, int *parts)
 {
     const struct par_steps *t = &p->steps;
-    int n = p->schedule.micros, chunks = p->schedule.chunks;
-    size_t all = (size_t)n * ((size_t)chunks + 1);
+    int n = p->schedule.micros, chunks = p->schedule.chunks, feed = chunks * n, part = feed + n, all = part + n;
     int64_t *begin;
-    TR_TRY(tr_calloc(&begin, 2 * all, sizeof *begin));
+    TR_TRY(tr_calloc(&begin, 2 * (size_t)all, sizeof *begin));
     int64_t *end = begin + all;
-    for (size_t i = 0; i < all; i++) begin[i] = -1;
+    for (int i = 0; i < all; i++) begin[i] = -1;
     for (int64_t i = t->row[rank]; i < t->row[rank + 1]; i++) {
-        int at = chunk_of(p, &t->step[i]) * n + t->step[i].pass.micro, feed = chunks * n + t->step[i].pass.micro;
-        note(&begin[at], &end[at], i);
-        note(&begin[feed], &end[feed], i);
+        const struct par_step *k = &t->step[i];
+        int chunk = chunk_of(p, rank, k), m = k->pass.micro;
+        if (chunk >= 0) note(&begin[chunk * n + m], &end[chunk * n + m], i);
+        if (of_vocabulary(k)) note(&begin[part + m], &end[part + m], i);
+        note(&begin[feed + m], &end[feed + m], i);
     }
     for (int c = 0; c < chunks; c++) {
-        int slots = under_way(begin + (size_t)c * (size_t)n, end + (size_t)c * (size_t)n, n);
+        int slots = under_way(begin + c * n, end + c * n, n);
         if (slots > p->slots) p->slots = slots;
     }
-    p->feeds = under_way(begin + (size_t)chunks * (size_t)n, end + (size_t)chunks * (size_t)n, n);
+    p->feeds = under_way(begin + feed, end + feed, n);
+    *parts = under_way(begin + part, end + part, n);
     free(begin);
     return TR_OK;
 }
 
 int pipeline_open(struct pipeline *p, const struct job *j)
 {
-    TR_TRY(count_slots(p, j->pipe->rank));
+    int parts;
+    TR_TRY(count_slots(p, j->pipe->rank, &parts));
+    if (p->vocabulary) TR_TRY(vocabulary_open(p->vocabulary, j, parts));
     TR_TRY(tr_calloc(&p->slot, (size_t)p->schedule.chunks * (size_t)p->slots, sizeof *p->slot));
     for (int i = 0; i < p->schedule.chunks * p->slots; i++) {
         TR_TRY(tr_tape_new(&p->slot[i].tape));
@@ -142,6 +158,7 @@ void pipeline_free(struct pipeline *p)
         tr_tape_free(p->slot[i].tape);
     }
     for (int i = 0; p->feed && i < p->feeds; i++) tr_feed_release(&p->feed[i]);
+    vocabulary_free(p->vocabulary);
     free(p->slot);
     free(p->feed);
     free(p->first);
@@ -155,6 +172,8 @@ void pipeline_free(struct pipeline *p)
 struct walk { struct job *j; struct update *u; int64_t counted; double *losses, tokens; int fed; };
 
 static struct slot *slot_of(const struct pipeline *p, int chunk, int micro) { return &p->slot[chunk * p->slots + micro % p->slots]; }
+
+static float scale_of(const struct walk *w) { return (float)(1.0 / (double)w->counted); }
 
 /* The feed of a micro-batch, which a rank needs in their order. */
 static int feed_of(struct walk *w, int micro, struct tr_feed **out)
@@ -175,7 +194,7 @@ static int begin(struct walk *w, struct slot *s, int stage, int micro)
     TR_TRY(feed_of(w, micro, &feed));
     s->in = s->out = NULL;
     tr_tape_begin(s->tape, true, w->j->recompute);
-    return stage ? tr_value_new(s->tape, &s->in, w->j->net->compute, TR_DIMS(feed->layout.n_tokens, w->j->shape.hidden)) : TR_OK;
+    return stage || w->j->pipeline->vocabulary ? tr_value_new(s->tape, &s->in, w->j->net->compute, TR_DIMS(feed->layout.n_tokens, w->j->shape.hidden)) : TR_OK;
 }
 
 /* The neighbour of a stage on the same rank, or NULL. */
@@ -185,71 +204,118 @@ static struct slot *beside(const struct pipeline *p, int stage, int other, int m
     return other >= 0 && other < stages_of(p) && par_stage_rank(&p->schedule, other, &chunk) == rank_of(p, stage) ? slot_of(p, chunk, micro) : NULL;
 }
 
-static int forward(struct walk *w, int stage, struct slot *s, int micro)
+static int forward(struct walk *w, int stage, struct slot *s, int micro, struct tr_feed *feed)
 {
     struct job *j = w->j;
     struct pipeline *p = j->pipeline;
     struct slot *below = beside(p, stage, stage - 1, micro);
-    struct tr_feed *feed;
     double *loss = &w->losses[(int64_t)micro * j->data->size + j->data->rank];
-    TR_TRY(feed_of(w, micro, &feed));
-    if (stage == 0 || below) TR_TRY(begin(w, s, stage, micro));
+    if (below || (stage == 0 && !p->vocabulary)) TR_TRY(begin(w, s, stage, micro));
     if (below) {
         tr_kernels()->copy(&s->in->t, &below->out->t);
         tr_drop(below->tape, below->out);
     }
-    TR_TRY(tr_net_stage(j->net, s->tape, feed, (struct tr_stage){ p->first[stage], p->first[stage + 1] }, (float)(1.0 / (double)w->counted), j->segment, s->in, &s->out, loss));
+    TR_TRY(tr_net_stage(j->net, s->tape, feed, (struct tr_stage){ p->first[stage], p->first[stage + 1] }, scale_of(w), j->segment, s->in, &s->out, loss));
     tr_drop(s->tape, s->in); /* the first layer's node keeps what it needs */
     return isfinite(*loss) ? TR_OK : step_blame(j, w->u->step, *loss);
 }
 
-static int backward(struct walk *w, int stage, struct slot *s, int micro)
+static int backward(struct walk *w, int stage, struct slot *s, int micro, const struct tr_feed *feed)
 {
     struct job *j = w->j;
     struct slot *above = beside(j->pipeline, stage, stage + 1, micro);
     struct tr_sink sink = { w->u, update_gradient };
     struct tr_tensor *d;
     bool acc;
-    w->u->round = micro;
     if (above) {
         TR_TRY(tr_grad_into(s->out, &d, &acc));
         tr_kernels()->copy(d, &above->din);
         tr_tensor_release(&above->din);
     }
     TR_TRY(tr_backward_part(s->tape, &sink, false, s->in, &s->din));
-    if (stage == 0 || s->din.data) return TR_OK;
+    if (s->din.data || (stage == 0 && !j->pipeline->vocabulary)) return TR_OK;
     /* Nothing here or below trains in this step: its message says so. */
-    TR_TRY(tr_tensor_arena(&s->din, TR_ACTIVATIONS, j->net->compute, TR_DIMS(j->pipeline->feed[micro % j->pipeline->feeds].layout.n_tokens, j->shape.hidden), 0));
+    TR_TRY(tr_tensor_arena(&s->din, TR_ACTIVATIONS, j->net->compute, TR_DIMS(feed->layout.n_tokens, j->shape.hidden), 0));
     tr_kernels()->fill(&s->din, 0);
     return TR_OK;
 }
 
-static int weights(struct walk *w, struct slot *s, int micro)
+/* What a shared head does together: the last stage's output to all, then what their columns sum up to, and back. */
+static int gather(struct walk *w, const struct par_pass *k)
 {
+    struct job *j = w->j;
+    struct pipeline *p = j->pipeline;
+    struct tr_feed *feed;
+    struct tr_tensor *dh = NULL;
+    int chunk, micro = k->micro;
+    bool last = par_stage_rank(&p->schedule, stages_of(p) - 1, &chunk) == j->pipe->rank, acc;
+    struct slot *s = last ? slot_of(p, chunk, micro) : NULL;
+    TR_TRY(feed_of(w, micro, &feed));
+    if (k->kind == PAR_F) {
+        TR_TRY(vocabulary_share(p->vocabulary, j, micro, feed, last ? &s->out->t : NULL));
+        if (last) tr_drop(s->tape, s->out);
+        return TR_OK;
+    }
+    if (k->kind == PAR_S) {
+        double loss;
+        TR_TRY(vocabulary_statistics(p->vocabulary, j, micro, feed, &loss));
+        if (last) w->losses[(int64_t)micro * j->data->size + j->data->rank] = loss;
+        if (!isfinite(loss)) return step_blame(j, w->u->step, loss);
+        if (p->schedule.vocabulary == PAR_VOCABULARY_ALG1) return TR_OK;
+    }
+    if (last) TR_TRY(tr_grad_into(s->out, &dh, &acc));
+    return vocabulary_gradient(p->vocabulary, j, micro, feed, scale_of(w), dh);
+}
+
+static int embed(struct walk *w, const struct par_pass *k, struct slot *s)
+{
+    struct job *j = w->j;
     struct tr_sink sink = { w->u, update_gradient };
-    w->u->round = micro;
-    return tr_backward_weights(s->tape, &sink);
+    struct tr_feed *feed;
+    TR_TRY(feed_of(w, k->micro, &feed));
+    if (k->kind == PAR_F) {
+        if (s) TR_TRY(begin(w, s, 0, k->micro));
+        return vocabulary_embed(j->pipeline->vocabulary, j, feed, s ? &s->in->t : NULL);
+    }
+    w->u->round = k->micro;
+    int rc = vocabulary_embed_back(j->pipeline->vocabulary, j, feed, s ? &s->din : NULL, &sink);
+    if (s) tr_tensor_release(&s->din);
+    return rc;
 }
 
 static int compute(struct walk *w, const struct par_pass *k, struct slot *s)
 {
-    int stage = par_stage(&w->j->pipeline->schedule, w->j->pipe->rank, k->chunk);
-    return k->kind == PAR_F ? forward(w, stage, s, k->micro) : k->kind == PAR_B ? backward(w, stage, s, k->micro) : weights(w, s, k->micro);
+    struct job *j = w->j;
+    struct pipeline *p = j->pipeline;
+    int stage = par_stage(&p->schedule, j->pipe->rank, k->chunk);
+    struct tr_sink sink = { w->u, update_gradient };
+    struct tr_feed *feed;
+    TR_TRY(feed_of(w, k->micro, &feed));
+    w->u->round = k->micro;
+    switch ((enum par_pass_kind)k->kind) {
+    case PAR_F: return forward(w, stage, s, k->micro, feed);
+    case PAR_B: return backward(w, stage, s, k->micro, feed);
+    case PAR_W: return tr_backward_weights(s->tape, &sink);
+    case PAR_S: tr_part_enter(TR_PART_LOSS); return vocabulary_s(p->vocabulary, j, k->micro, feed, true);
+    default: tr_part_enter(TR_PART_BACKWARD_LOSS); return vocabulary_t(p->vocabulary, j, k->micro, feed, scale_of(w), &sink);
+    }
 }
 
 static int do_step(struct walk *w, const struct par_step *k)
 {
     struct job *j = w->j;
-    int micro = k->pass.micro, chunk = chunk_of(j->pipeline, k);
-    struct slot *s = slot_of(j->pipeline, chunk, micro);
+    int micro = k->pass.micro, chunk = chunk_of(j->pipeline, j->pipe->rank, k);
+    struct slot *s = chunk < 0 ? NULL : slot_of(j->pipeline, chunk, micro);
     bool ahead = k->pass.kind == PAR_F;
     struct tr_tensor *d;
     bool acc;
     enum tr_part part = tr_part_current();
     int rc = TR_OK;
-    if (k->kind == PAR_COMPUTE) return compute(w, &k->pass, s);
-    tr_part_enter(TR_PART_COMMUNICATION);
-    if (k->kind == PAR_SEND && ahead) {
+    if (k->kind != PAR_COMPUTE) tr_part_enter(TR_PART_COMMUNICATION);
+    if (k->kind == PAR_COMPUTE) rc = compute(w, &k->pass, s);
+    else if (k->kind == PAR_GATHER) rc = gather(w, &k->pass);
+    else if (k->kind == PAR_EMBED) rc = embed(w, &k->pass, s);
+    else if (k->kind == PAR_SEND && ahead) {
         rc = tr_comm_send(j->pipe, &s->out->t, k->peer);
         tr_drop(s->tape, s->out);
     } else if (k->kind == PAR_SEND) {
@@ -275,12 +341,30 @@ int pipeline_step(struct job *j, struct update *u, int64_t counted, double *loss
     return TR_OK;
 }
 
+/* The loss of the last stage's output with a shared head; h: NULL elsewhere. */
+static int loss_of(struct job *j, const struct tr_feed *feed, const struct tr_value *h, double *loss)
+{
+    struct vocabulary *v = j->pipeline->vocabulary;
+    double sum;
+    TR_TRY(vocabulary_share(v, j, 0, feed, h ? &h->t : NULL));
+    TR_TRY(vocabulary_s(v, j, 0, feed, false));
+    TR_TRY(vocabulary_statistics(v, j, 0, feed, &sum));
+    vocabulary_forget(v, 0);
+    if (h) *loss = sum;
+    return TR_OK;
+}
+
 int pipeline_loss(struct job *j, struct tr_feed *feed, double *loss)
 {
     const struct pipeline *p = j->pipeline;
     struct tr_value *in = NULL, *out = NULL;
     int rank = j->pipe->rank, n = stages_of(p);
     tr_tape_begin(j->tape, false, TR_KEEP);
+    if (p->vocabulary) {
+        if (!vocabulary_is_open(p->vocabulary)) TR_TRY(vocabulary_open(p->vocabulary, j, 1)); /* evaluation alone */
+        if (rank == rank_of(p, 0)) TR_TRY(tr_value_new(j->tape, &out, j->net->compute, TR_DIMS(feed->layout.n_tokens, j->shape.hidden)));
+        TR_TRY(vocabulary_embed(p->vocabulary, j, feed, out ? &out->t : NULL));
+    }
     for (int i = 0; i < n; i++) {
         if (rank_of(p, i) != rank) continue;
         if (i > 0 && rank_of(p, i - 1) != rank) {
@@ -293,13 +377,14 @@ int pipeline_loss(struct job *j, struct tr_feed *feed, double *loss)
         TR_TRY(tr_comm_send(j->pipe, &out->t, rank_of(p, i + 1)));
         tr_drop(j->tape, out);
     }
+    int rc = p->vocabulary ? loss_of(j, feed, rank == last_rank(p) ? out : NULL, loss) : TR_OK;
     tr_tape_clear(j->tape);
-    return TR_OK;
+    return rc;
 }
 
 /* ---- a tied embedding */
 
-bool pipeline_joins(const struct job *j, const struct tr_param *p) { return j->stages > 1 && j->shape.tied && p->index == 0 && last_rank(j->pipeline) != 0; }
+bool pipeline_joins(const struct job *j, const struct tr_param *p) { return j->stages > 1 && j->shape.tied && p->index == 0 && last_rank(j->pipeline) != 0 && !p->spread; }
 
 int pipeline_join(struct job *j, struct tr_tensor *sum)
 {

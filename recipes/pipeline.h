@@ -4,7 +4,7 @@
  * A stage's micro-batch under way has a tape and an input, a micro-batch a feed; as many as the table has under way at a time. Every
  * rank walks over the same data, so that only hidden states and their gradients travel. A tied embedding is on the first and on the
  * last stage: its gradients meet at the end of a step on the first, which sends the new weights; where one rank has both they are
- * one. */
+ * one. With parallel.vocabulary all ranks have rows of both vocabulary layers (vocabulary.h). */
 #ifndef RECIPE_PIPELINE_H
 #define RECIPE_PIPELINE_H
 #include "recipes/update.h"
@@ -14,9 +14,9 @@ struct pipeline;
 /* The schedule for the job's micro-batches and the cut of the network's layers by the work of blocks and head. Before the network.
  * Errors: TR_EINPUT (sizes that the schedule cannot do, with the nearest that it can). */
 int pipeline_new(struct pipeline **out, const struct job *j);
-/* Stages that a rank has, and their layers; span: room for pipeline_chunks(). */
+/* What a rank has; stage: room for pipeline_chunks(). */
 int pipeline_chunks(const struct pipeline *p);
-void pipeline_spans(const struct pipeline *p, int rank, struct tr_stage *span);
+struct tr_cut pipeline_cut(const struct pipeline *p, int rank, struct tr_stage *stage);
 /* Room for what is under way, for training. */
 int pipeline_open(struct pipeline *p, const struct job *j);
 void pipeline_free(struct pipeline *p);

@@ -77,8 +77,6 @@ static int check_supported(const struct recipe *r)
     if (asked != c->size)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
-    if (r->parallel.pipeline > 1 && r->parallel.vocabulary)
-        return tr_fail(TR_EINPUT, "parallel.vocabulary (%s): this version runs whole vocabulary layers, vocabulary parallelism is simulated alone (`train plan`); remove the key", r->path);
     if (r->checkpoint.memory_every > 0 && c->local < c->size)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " (%s): its snapshots are of one machine's ranks, these are on several; set it to 0", r->checkpoint.memory_every, r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);

@@ -9,12 +9,17 @@
 static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (j->data->size + 1); }
 
 /* What is added up for a parameter in this step: its gradient, or a projection of it; and who adds which rows. */
-struct summed { bool low; int ndim; int64_t dim[2], rows; const int64_t *first; };
+struct summed { bool low; int ndim; int64_t dim[2], rows, at; const int64_t *first; };   /* at: of `rows`, where those begin that are dealt */
 
 static struct summed summed_of(const struct update *u, const struct tr_param *p)
 {
     struct job *j = u->j;
     struct summed s = { .ndim = p->value.ndim, .dim = { p->value.dim[0], p->value.dim[1] }, .rows = tr_rows(&p->value), .first = rows_of_ranks(j, p) };
+    if (p->spread) {
+        s.dim[0] = tr_rows(&p->shard);
+        s.at = p->shard_begin;
+        return s;
+    }
     if (pipeline_joins(j, p) || !opt_low_shape(j->opt, p, u->step, s.dim)) return s;
     /* At stage 0 evenly to ranks, else whole to the one that has the state. */
     for (int r = 0; r <= j->data->size; r++) j->low_first[r] = j->r->parallel.zero == 0 ? s.dim[0] * r / j->data->size : s.first[r] ? s.dim[0] : 0;
@@ -33,7 +38,7 @@ static int measure(struct update *u, const struct tr_param *p, const struct summ
 {
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
-    int64_t rows = s->rows, begin = s->first[j->data->rank], end = s->first[j->data->rank + 1];
+    int64_t rows = s->rows, begin = s->at + s->first[j->data->rank], end = s->at + s->first[j->data->rank + 1];
     int panels = tr_device() ? 1 : UPDATE_PANELS; /* a device has one rank, and waits for each sum */
     for (int k = 0; k < panels; k++) {
         int64_t a = rows / panels * k + rows % panels * k / panels;

@@ -4,9 +4,10 @@
 #define TR_OPS_H
 #include "libtrain/autograd/tape.h"
 
-/* y[N,C] = w[ids] (+ pos_w[pos] when pos_w is not NULL), in `dtype`. */
-int tr_embedding(struct tr_tape *t, struct tr_value **y_NC, enum tr_dtype dtype, struct tr_weight *w_VC, const struct tr_tensor *ids_N,
-                 struct tr_weight *pos_w, const struct tr_tensor *pos_N);
+/* y[N,C] = w[ids], in `dtype`. */
+int tr_embedding(struct tr_tape *t, struct tr_value **y_NC, enum tr_dtype dtype, struct tr_weight *w_VC, const struct tr_tensor *ids_N);
+/* y += w[pos], in place: learned positions. */
+int tr_positions(struct tr_tape *t, struct tr_value *y_NC, struct tr_weight *w_PC, const struct tr_tensor *pos_N);
 int tr_rms_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct tr_weight *g, double eps);
 int tr_layer_norm(struct tr_tape *t, struct tr_value **y, struct tr_value *x, struct tr_weight *g, struct tr_weight *b, double eps);
 /* y[N,O] = x[N,C] W^T (+ b). b may be NULL. */

@@ -400,11 +400,12 @@ int tr_weight_grad_add(struct tr_tape *t, struct tr_weight *w, struct tr_tensor 
 
 struct tr_tensor tr_weight_grad(const struct tr_weight *w, int i)
 {
+    struct tr_tensor v = w->grad;
+    v.owner = 0;
+    if (w->n == 1) return v; /* of a parameter that is spread: of its rows here */
     if (w->value.ndim == 1) {
-        struct tr_tensor v = w->grad;
         int64_t begin = 0;
         for (int k = 0; k < i; k++) begin += tr_count(&w->param[k]->value);
-        v.owner = 0;
         v.data = (float *)v.data + begin;
         v.dim[0] = v.ld = tr_count(&w->param[i]->value);
         return v;

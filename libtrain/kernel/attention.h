@@ -18,7 +18,9 @@ enum { TR_MAX_HEAD_DIM = 512 };
     void tr_##isa##_attention_cached(struct tr_tensor *o_HD, const struct tr_tensor *q_Q, const struct tr_tensor *k_PKD, \
                                      const struct tr_tensor *v_PKD, int64_t first, int64_t n, const struct tr_attention *a); \
     void tr_##isa##_cross_entropy(struct tr_tensor *loss_N, struct tr_tensor *dlogits_NV, \
-                                  const struct tr_tensor *logits_NV, const struct tr_tensor *target_N, float scale)
+                                  const struct tr_tensor *logits_NV, const struct tr_tensor *target_N, float scale); \
+    void tr_##isa##_softmax(struct tr_tensor *q_NV, struct tr_tensor *lse_N, struct tr_tensor *hit_N, \
+                            const struct tr_tensor *logits_NV, const struct tr_tensor *target_N)
 
 TR_ATTENTION_VARIANT(ref);
 TR_ATTENTION_VARIANT(avx2);

@@ -42,6 +42,8 @@ static void dry_attention(T *o, T *l, const T *q, const struct tr_layout *y, con
 static void dry_attention_backward(T *d, const T *e, const T *o, const T *l, const T *q, const struct tr_layout *y, const struct tr_attention *a, T *w) {}
 static void dry_cached(T *o, const T *q, const T *k, const T *v, int64_t f, int64_t n, const struct tr_attention *a) {}
 static void dry_cross(T *l, T *d, const T *x, const T *t, float s) {}
+static void dry_softmax(T *q, T *l, T *h, const T *x, const T *t) {}
+static void dry_softmax_gradient(T *q, const T *p, const T *t, float s) {}
 
 static struct tr_kernels dry = {
     .name = "dry", .write = dry_write, .read = dry_read, .copy = dry_copy, .fill = dry_fill, .random_normal = dry_random, .add = dry_add,
@@ -50,7 +52,7 @@ static struct tr_kernels dry = {
     .layer_norm_rebuild = dry_ln_rebuild, .layer_norm_backward = dry_ln_backward, .rope = dry_rope, .swiglu = dry_copy,
     .swiglu_backward = dry_three, .gelu = dry_copy, .gelu_backward = dry_three, .add_bias = dry_copy, .bias_backward = dry_copy,
     .attention = dry_attention, .attention_backward = dry_attention_backward, .attention_work = tr_ref_attention_work,
-    .attention_cached = dry_cached, .cross_entropy = dry_cross,
+    .attention_cached = dry_cached, .cross_entropy = dry_cross, .softmax = dry_softmax, .softmax_gradient = dry_softmax_gradient,
 };
 
 /* ---- what the CPU has, under the limit of DNNL_MAX_CPU_ISA, so that one variable lets a machine play a lesser one */

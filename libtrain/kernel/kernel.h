@@ -85,6 +85,13 @@ struct tr_kernels {
      * may be the logits when f32) = (softmax - onehot) * scale, 0 rows where target is -100. dlogits NULL: loss only. */
     void (*cross_entropy)(struct tr_tensor *loss_N, struct tr_tensor *dlogits_NV, const struct tr_tensor *logits_NV,
                           const struct tr_tensor *target_N, float scale);
+    /* The same where these columns are some of a vocabulary's, in two parts (not on devices). lse[i] = logsumexp of the row, hit[i] =
+     * logit[target]; q (f32 or bf16, may be the logits when f32; NULL: none) = exp(logits - lse), of at least one column. A target
+     * below 0 is among other columns: hit is 0. */
+    void (*softmax)(struct tr_tensor *q_NV, struct tr_tensor *lse_N, struct tr_tensor *hit_N, const struct tr_tensor *logits_NV,
+                    const struct tr_tensor *target_N);
+    /* q[i] = (part[i] q[i] - onehot) scale, part f32: the share of these columns in the sum over all. target NULL: no onehot. */
+    void (*softmax_gradient)(struct tr_tensor *q_NV, const struct tr_tensor *part_N, const struct tr_tensor *target_N, float scale);
 };
 
 /* The table in use: dry in dry mode, else the best that this CPU (or DNNL_MAX_CPU_ISA / TR_KERNELS=ref|avx2|avx512)

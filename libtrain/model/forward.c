@@ -195,7 +195,8 @@ static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, stru
     if (record) tr_tape_record(t, low <= stage.from);
     if (stage.from == 0) {
         tr_part_enter(TR_PART_EMBED);
-        TR_TRY(tr_embedding(t, &x, net->compute, &e->embed, &f->ids_N, have(&e->pos), &f->layout.pos_N));
+        if (!net->vocab_rows) TR_TRY(tr_embedding(t, &x, net->compute, &e->embed, &f->ids_N));
+        if (e->pos.n) TR_TRY(tr_positions(t, x, &e->pos, &f->layout.pos_N));
     }
     for (int i = stage.from > 1 ? stage.from : 1; i < stage.to && i < net->n_layers - 1; i++) {
         if (record && i == low) tr_tape_record(t, true);
@@ -213,7 +214,7 @@ static int hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, stru
     return TR_OK;
 }
 
-static struct tr_weight *head_weight(struct tr_net *net)
+struct tr_weight *tr_net_head(struct tr_net *net)
 {
     struct tr_weight *w = &net->layer[net->n_layers - 1].head;
     return w->n ? w : &net->layer[0].embed;
@@ -226,10 +227,10 @@ int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struc
     TR_TRY(hidden(net, t, f, stage, NULL, in, &h));
     TR_TRY(tr_tape_settle(t));
     if (out) *out = h;
-    if (stage.to == net->n_layers) {
+    if (stage.to == net->n_layers && !net->vocab_rows) {
         if (out) *out = NULL;
         tr_part_enter(TR_PART_LOSS);
-        TR_TRY(tr_loss_head(t, &f->loss_M, h, head_weight(net), &f->rows_M, &f->targets_M, f->n_counted, scale, segment));
+        TR_TRY(tr_loss_head(t, &f->loss_M, h, tr_net_head(net), &f->rows_M, &f->targets_M, f->n_counted, scale, segment));
         tr_drop(t, h);
         tr_tensor_read(&f->loss_M, f->host_loss);
         TR_TRY(tr_device_check());
@@ -249,7 +250,8 @@ int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, i
 {
     struct tr_value *x, *y;
     *layer = 0;
-    TR_TRY(tr_embedding(t, &x, net->compute, &net->layer[0].embed, &f->ids_N, have(&net->layer[0].pos), &f->layout.pos_N));
+    TR_TRY(tr_embedding(t, &x, net->compute, &net->layer[0].embed, &f->ids_N));
+    if (net->layer[0].pos.n) TR_TRY(tr_positions(t, x, &net->layer[0].pos, &f->layout.pos_N));
     if (!tr_kernels()->all_finite(&x->t)) return TR_OK;
     for (int i = 1; i < net->n_layers; i++) {
         struct pass p = { net, f, &net->layer[i], NULL };
@@ -279,8 +281,8 @@ int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin
 {
     struct tr_tensor logits, rows = tr_rows_view(&h_NC->t, begin, n);
     TR_TRY(tr_tensor_arena(&logits, TR_WORKSPACE, TR_F32, TR_DIMS(n, net->shape.vocab), 0));
-    int rc = net->resident.need(net, head_weight(net));
-    if (rc == TR_OK) rc = tr_gemm_forward(&logits, &rows, &head_weight(net)->value, false);
+    int rc = net->resident.need(net, tr_net_head(net));
+    if (rc == TR_OK) rc = tr_gemm_forward(&logits, &rows, &tr_net_head(net)->value, false);
     if (rc == TR_OK && out) tr_tensor_read(&logits, out);
     if (rc == TR_OK && out) rc = tr_device_check();
     tr_tensor_release(&logits);

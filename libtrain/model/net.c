@@ -22,8 +22,9 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     *w = (struct tr_weight){ 0 };
     enum tr_dtype dtype = cols == 0 && net->dtype == TR_INT8 ? TR_BF16 : net->dtype;
     int ndim = cols ? 2 : 1;
+    bool spread = net->vocab_rows && (role == TR_HEAD || net->n_storage == 1), here = net->has[layer] || spread, copy = role == TR_EMBEDDING && net->shape.tied && net->has[net->n_layers - 1] && net->n_storage == 1;
+    if (spread) rows = net->vocab_rows;
     const int64_t dim[] = { rows, cols };
-    bool here = net->has[layer], copy = role == TR_EMBEDDING && net->shape.tied && net->has[net->n_layers - 1] && net->n_storage == 1;
     if (net->sharded || (!here && !copy)) {
         *store = tr_tensor_view(NULL, dtype, ndim, dim);
         if (dtype == TR_INT8) store->quant.group = TR_QUANT_GROUP;
@@ -33,14 +34,19 @@ static int add_weight(struct tr_net *net, struct tr_weight *w, int layer, int bl
     int64_t at = 0;
     for (int i = 0; part[i].rows; i++, at += part[i - 1].rows) {
         struct tr_param *p = &net->param[net->n_params];
-        *p = (struct tr_param){ .role = role, .layer = layer, .index = (int)net->n_params++, .file_transposed = file_transposed, .trainable = true, .elsewhere = !here };
+        *p = (struct tr_param){ .role = role, .layer = layer, .index = (int)net->n_params++, .file_transposed = file_transposed, .trainable = true, .elsewhere = !here, .spread = spread };
         char name[sizeof p->name];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral" /* names come from the tables below, not from outside */
         snprintf(name, sizeof name, part[i].name, block);
 #pragma GCC diagnostic pop
         memcpy(p->name, name, sizeof name);
-        if (cols) p->value = tr_rows_view(&w->value, at, part[i].rows);
+        if (spread) {
+            p->value = tr_tensor_view(NULL, dtype, TR_DIMS(part[i].rows, cols));
+            p->value.quant.group = w->value.quant.group;
+            p->shard = w->value;
+            p->shard_begin = net->vocab_begin;
+        } else if (cols) p->value = tr_rows_view(&w->value, at, part[i].rows);
         else {
             p->value = tr_tensor_view(store->data ? (char *)store->data + (size_t)at * tr_dtype_size(dtype) : NULL, dtype, TR_DIMS(part[i].rows));
         }
@@ -157,12 +163,13 @@ int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype 
 /* What this rank has of a parameter: all or none of its rows. */
 static void own_all(struct tr_param *p)
 {
+    if (p->spread) return;
     p->shard = p->value;
     p->shard.owner = 0;
     if (p->elsewhere) p->shard.dim[0] = 0;
 }
 
-static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, bool sharded, struct tr_shards shards)
+static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_cut *cut, bool sharded, struct tr_shards shards)
 {
     TR_TRY(tr_shape_check(shape, "model"));
     struct tr_net *net;
@@ -178,8 +185,10 @@ static int build(struct tr_net **out, const struct tr_shape *shape, enum tr_dtyp
     net->n_layers = (int)shape->layers + 2;
     TR_GO(tr_calloc(&net->layer, (size_t)net->n_layers, sizeof *net->layer));
     TR_GO(tr_calloc(&net->has, (size_t)net->n_layers, sizeof *net->has));
-    for (int i = 0; i < n; i++)
-        for (int l = stage[i].from; l < stage[i].to && l < net->n_layers; l++) net->has[l] = true;
+    for (int i = 0; i < cut->n; i++)
+        for (int l = cut->stage[i].from; l < cut->stage[i].to && l < net->n_layers; l++) net->has[l] = true;
+    net->vocab_begin = cut->vocab_begin;
+    net->vocab_rows = cut->vocab_rows;
     enum { MOST = 16 };   /* parameters a layer */
     TR_GO(tr_calloc(&net->param, (size_t)net->n_layers * MOST, sizeof *net->param));
     TR_GO(tr_calloc(&net->storage, (size_t)net->n_layers * MOST, sizeof *net->storage));
@@ -195,12 +204,13 @@ done:
 
 int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards)
 {
-    return build(out, shape, dtype, compute, positions, &(struct tr_stage){ 0, INT_MAX }, 1, shards.gather != NULL, shards);
+    struct tr_cut all = { .stage = &(struct tr_stage){ 0, INT_MAX }, .n = 1 };
+    return build(out, shape, dtype, compute, positions, &all, shards.gather != NULL, shards);
 }
 
-int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, struct tr_shards shards)
+int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_cut *cut, struct tr_shards shards)
 {
-    return build(out, shape, dtype, compute, positions, stage, n, false, shards);
+    return build(out, shape, dtype, compute, positions, cut, false, shards);
 }
 
 void tr_net_free(struct tr_net *net)
@@ -293,8 +303,8 @@ static int fill_params(struct tr_net *net, row_source source, void *self, const 
     int rc = rows ? tr_tensor_arena(&stage, TR_WORKSPACE, TR_F32, TR_DIMS(most), 0) : tr_fail(TR_EFAIL, "no memory to load the model");
     for (int64_t i = 0; i < net->n_params && rc == TR_OK; i++) {
         struct tr_param *p = &net->param[i];
-        struct tr_tensor *to = net->sharded ? &p->shard : &p->value; /* of shared weights this rank's rows */
-        if (!net->sharded && !p->value.data) continue; /* of another stage */
+        struct tr_tensor *to = net->sharded || p->spread ? &p->shard : &p->value; /* of shared weights this rank's rows */
+        if (!net->sharded && !to->data) continue; /* of another stage */
         int64_t cols = tr_cols(&p->value), total = tr_count(to) / cols, step = most / cols;
         if (net->n_params > 50 && i % 16 == 0) tr_progress(false, "%s %" PRId64 "/%" PRId64, doing, i, net->n_params);
         for (int64_t r = 0; r < total && rc == TR_OK; r += step) {

@@ -21,6 +21,13 @@ struct tr_layer {
 /* Where ranks share weights (ZeRO 3): fills `whole`, of the shape and type of p->value, from every rank's p->shard. Collective. */
 struct tr_shards { void *self; int (*gather)(void *self, const struct tr_param *p, struct tr_tensor *whole); };
 
+/* Layers [from, to) of the list: 0 is the embedding, layers + 1 final norm and head. */
+struct tr_stage { int from, to; };
+
+/* What a rank of a pipeline has: n stages; where ranks share the vocabulary, rows [vocab_begin, vocab_begin + vocab_rows) of embedding
+ * and head, whatever its stages (vocab_rows = 0: the first and the last stage have them whole). */
+struct tr_cut { const struct tr_stage *stage; int n; int64_t vocab_begin, vocab_rows; };
+
 struct tr_net {
     struct tr_shape shape;
     struct tr_attention attention;
@@ -37,10 +44,9 @@ struct tr_net {
     struct tr_resident resident;                     /* shard.c: for the tape */
     struct tr_layer *here;                           /* the layer whose weights are gathered, or NULL */
     bool *has;                                       /* layers of the list that are here: all, but in a pipeline */
+    int64_t vocab_begin, vocab_rows;                 /* as in tr_cut */
 };
 
-/* Layers [from, to) of the list: 0 is the embedding, layers + 1 final norm and head. */
-struct tr_stage { int from, to; };
 
 /* Builds the network with storage for its weights, unset. positions: how many positions rope must know (>= context). */
 int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions);
@@ -48,10 +54,10 @@ int tr_net_new(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype 
  * One layer's weights are whole at a time, in the arena: gathered when an op asks for one of them, released when one of another
  * layer is asked for or the tape is cleared; blocks that run again in backward find them there. */
 int tr_net_new_sharded(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, struct tr_shards shards);
-/* The n stages that a rank of a pipeline has: storage for their layers alone, and for a tied embedding where the head is.
- * Parameters of other ranks are shapes (tr_param.elsewhere); shards.gather brings a parameter from the rank that has it for
- * tr_net_visit. */
-int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_stage *stage, int n, struct tr_shards shards);
+/* What a rank of a pipeline has: storage for its layers alone, and for a tied embedding where the head is. Parameters of other ranks
+ * are shapes (tr_param.elsewhere), those that all ranks have rows of too (tr_param.spread); shards.gather brings a parameter from the
+ * ranks that have it for tr_net_visit. */
+int tr_net_new_stages(struct tr_net **out, const struct tr_shape *shape, enum tr_dtype dtype, enum tr_dtype compute, int64_t positions, const struct tr_cut *cut, struct tr_shards shards);
 /* This rank has rows [begin, begin + n) of a parameter: storage for them (category weights). */
 int tr_net_shard(struct tr_param *p, int64_t begin, int64_t n);
 void tr_net_free(struct tr_net *net);
@@ -102,13 +108,16 @@ void tr_cache_release(struct tr_cache *c);
  * While the tape records, gradients are those of scale * loss. segment: tokens of the loss head at a time. */
 int tr_net_loss(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, float scale, int64_t segment, double *loss);
 /* Some layers alone. in: the hidden state [N,C] that they start from (NULL where the embedding is the first); *out: what they end
- * with (NULL where the head is the last; *loss is set there alone). The caller drops both. */
+ * with (NULL where the head is the last; *loss is set there alone). The caller drops both. Where ranks share the vocabulary, embedding
+ * and head are the caller's: in: the embedding's rows, which may be changed; *out: the final norm's. */
 int tr_net_stage(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_stage stage, float scale, int64_t segment, struct tr_value *in, struct tr_value **out, double *loss);
 /* Runs forward layer by layer; *layer = the first whose output is not finite (0 embedding, ..., n_layers - 1 final
  * norm), or -1. */
 int tr_net_first_bad(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, int *layer);
 /* Final hidden states of the fed tokens (not recorded), after the final norm; cache may be NULL, else it grows by them. */
 int tr_net_hidden(struct tr_net *net, struct tr_tape *t, struct tr_feed *f, struct tr_cache *cache, struct tr_value **h_NC);
+/* The head's weight: its own, or the embedding's where they are tied. */
+struct tr_weight *tr_net_head(struct tr_net *net);
 /* Logits f32 of rows [begin, begin+n) of h into host memory [n, vocab]; NULL: they go nowhere (forecasts). */
 int tr_net_logits(struct tr_net *net, const struct tr_value *h_NC, int64_t begin, int64_t n, float *out);
 

@@ -16,10 +16,11 @@ static int add(struct items *l, int64_t when, int64_t tie, int rank, enum par_st
     return TR_OK;
 }
 
-static int add_gather(struct items *l, const struct par_schedule *s, int64_t when, int64_t tie, const struct par_pass *p)
+/* What all ranks do together. */
+static int add_all(struct items *l, const struct par_schedule *s, int64_t when, int64_t tie, enum par_step_kind kind, const struct par_pass *p)
 {
     struct par_pass all = { p->kind, 0, p->micro };
-    for (int r = 0; r < s->ranks; r++) TR_TRY(add(l, when, tie, r, PAR_GATHER, &all, 0));
+    for (int r = 0; r < s->ranks; r++) TR_TRY(add(l, when, tie, r, kind, &all, 0));
     return TR_OK;
 }
 
@@ -33,9 +34,10 @@ static int add_message(struct items *l, const struct par_schedule *s, int64_t wh
         TR_TRY(add(l, when, tie, rank, PAR_SEND, p, to));
         return add(l, when, tie, to, PAR_RECEIVE, p, rank);
     }
-    if (p->kind == PAR_F && stage == end && s->vocabulary) return add_gather(l, s, when, tie, p);
-    if (p->kind == PAR_S && last) return add_gather(l, s, when, tie, p);
-    if (p->kind == PAR_T && last && s->vocabulary == PAR_VOCABULARY_ALG1) return add_gather(l, s, when, tie, p);
+    if (p->kind == PAR_F && stage == end && s->vocabulary) return add_all(l, s, when, tie, PAR_GATHER, p);
+    if (p->kind == PAR_B && stage == 0 && s->vocabulary) return add_all(l, s, when, tie, PAR_EMBED, p);
+    if (p->kind == PAR_S && last) return add_all(l, s, when, tie, PAR_GATHER, p);
+    if (p->kind == PAR_T && last && s->vocabulary == PAR_VOCABULARY_ALG1) return add_all(l, s, when, tie, PAR_GATHER, p);
     return TR_OK;
 }
 
@@ -62,6 +64,8 @@ static int collect(struct items *l, const struct par_schedule *s, struct made *o
         const struct made *m = &order[i];
         const struct par_pass *p = &s->pass[m->pass];
         bool last = p->kind >= PAR_S && ++done[(p->kind == PAR_T) * (int64_t)s->micros + p->micro] == s->ranks;
+        bool first = p->kind == PAR_F && par_stage(s, m->rank, p->chunk) == 0;
+        if (first && s->vocabulary) TR_TRY(add_all(l, s, 2 * m->when - 1, i, PAR_EMBED, p)); /* behind the messages of the round before */
         TR_TRY(add(l, 2 * m->when, i, m->rank, PAR_COMPUTE, p, 0));
         TR_TRY(add_message(l, s, 2 * m->when + 1, i, m->rank, p, last));
     }
@@ -113,13 +117,13 @@ struct run { const struct par_schedule *s; const struct par_steps *t; int64_t *a
 
 static bool same(const struct par_step *a, enum par_step_kind kind, const struct par_pass *p, int peer)
 {
-    return a->kind == kind && a->pass.kind == p->kind && a->pass.chunk == p->chunk && a->pass.micro == p->micro && (kind == PAR_GATHER || a->peer == peer);
+    return a->kind == kind && a->pass.kind == p->kind && a->pass.chunk == p->chunk && a->pass.micro == p->micro && (kind >= PAR_GATHER || a->peer == peer);
 }
 
 static const struct par_step *at(const struct run *w, int rank) { return w->at[rank] < w->t->row[rank + 1] ? &w->t->step[w->at[rank]] : NULL; }
 
 /* A result is on its own rank when done; elsewhere when it has come: bit 0 and bit 1 of here[key of the maker]. One rank alone
- * needs it, or all get it at once. */
+ * needs it, or all get it at once. Bit 2: the first stage has its rows of a shared embedding. */
 static bool known(const struct run *w, int rank, const struct par_need *n, int micro)
 {
     bool gathered = n->pass == PAR_S || n->pass == PAR_T || (w->s->vocabulary && n->pass == PAR_F && par_stage(w->s, n->rank, n->chunk) == w->s->ranks * w->s->chunks - 1);
@@ -130,6 +134,7 @@ static bool known(const struct run *w, int rank, const struct par_need *n, int m
 static bool can_compute(const struct run *w, int rank, const struct par_pass *p)
 {
     int n = par_needs(w->s, rank, p, w->need);
+    if (p->kind == PAR_F && w->s->vocabulary && par_stage(w->s, rank, p->chunk) == 0 && !(w->here[par_key(w->s, PAR_F, rank, p->chunk, p->micro)] & 4)) return false;
     for (int i = 0; i < n; i++) {
         bool own = p->kind == PAR_B && i == 0; /* its own F, whose output all ranks may have */
         if (own ? !(w->here[par_key(w->s, PAR_F, rank, p->chunk, p->micro)] & 1) : !known(w, rank, &w->need[i], p->micro)) return false;
@@ -137,10 +142,10 @@ static bool can_compute(const struct run *w, int rank, const struct par_pass *p)
     return true;
 }
 
-static bool all_there(const struct run *w, const struct par_pass *p)
+static bool all_there(const struct run *w, enum par_step_kind kind, const struct par_pass *p)
 {
     for (int r = 0; r < w->s->ranks; r++)
-        if (!at(w, r) || !same(at(w, r), PAR_GATHER, p, 0)) return false;
+        if (!at(w, r) || !same(at(w, r), kind, p, 0)) return false;
     return true;
 }
 
@@ -150,7 +155,7 @@ static bool gather(struct run *w, const struct par_pass *p)
 {
     int chunk, maker = par_stage_rank(w->s, w->s->ranks * w->s->chunks - 1, &chunk);
     struct par_pass f = { PAR_F, (uint8_t)chunk, p->micro };
-    if (!all_there(w, p) || (p->kind == PAR_F && !made_by(w, maker, &f))) return false;
+    if (!all_there(w, PAR_GATHER, p) || (p->kind == PAR_F && !made_by(w, maker, &f))) return false;
     for (int r = 0; r < w->s->ranks && p->kind != PAR_F; r++)
         if (!made_by(w, r, p)) return false;
     if (p->kind == PAR_F) w->here[par_key(w->s, PAR_F, maker, chunk, p->micro)] |= 2;
@@ -158,6 +163,15 @@ static bool gather(struct run *w, const struct par_pass *p)
         if (p->kind != PAR_F) w->here[par_key(w->s, p->kind, r, 0, p->micro)] |= 2;
         w->at[r]++;
     }
+    return true;
+}
+
+static bool embed(struct run *w, const struct par_pass *p)
+{
+    int chunk, rank = par_stage_rank(w->s, 0, &chunk);
+    if (!all_there(w, PAR_EMBED, p) || (p->kind == PAR_B && !made_by(w, rank, &(struct par_pass){ PAR_B, (uint8_t)chunk, p->micro }))) return false;
+    w->here[par_key(w->s, PAR_F, rank, chunk, p->micro)] |= 4;
+    for (int r = 0; r < w->s->ranks; r++) w->at[r]++;
     return true;
 }
 
@@ -178,13 +192,14 @@ static bool advance(struct run *w, int rank)
         w->at[st->peer]++;
         return true;
     case PAR_GATHER: return gather(w, &st->pass);
+    case PAR_EMBED: return embed(w, &st->pass);
     default: return false; /* the sender moves both */
     }
 }
 
 int par_steps_check(const struct par_steps *t, const struct par_schedule *s)
 {
-    static const char *const doing[] = { "computes", "sends", "receives", "gathers" };
+    static const char *const doing[] = { "computes", "sends", "receives", "gathers", "embeds" };
     struct run w = { .s = s, .t = t };
     char text[64];
     int rc;

@@ -52,11 +52,13 @@ int par_schedule_bound(const struct par_schedule *s, int rank);
 int par_schedule_check(const struct par_schedule *s);
 
 /* The table with its messages: what a rank does one after another when a message waits for both sides. */
-enum par_step_kind { PAR_COMPUTE, PAR_SEND, PAR_RECEIVE, PAR_GATHER };
+enum par_step_kind { PAR_COMPUTE, PAR_SEND, PAR_RECEIVE, PAR_GATHER, PAR_EMBED };
 struct par_step {
     uint8_t kind;
     struct par_pass pass;      /* compute: what; else: whose result moves (gather: F = the last stage's output to all ranks,
-                                  S = statistics, in alg2 with the input gradient, T = the input gradient) */
+                                  S = statistics, in alg2 with the input gradient, T = the input gradient); embed, where ranks
+                                  share the vocabulary: F = rows of the embedding to the first stage, before its F, B = their
+                                  gradients back, after its B */
     int32_t peer;              /* send, receive: the other rank */
 };
 struct par_steps { struct par_step *step; int64_t *row; };   /* [row[ranks]], as the passes of a schedule */

@@ -115,9 +115,61 @@ static void test_threads(void **state)
     }
 }
 
+/* Columns in two parts, put together by the logarithms of their sums, are the whole. */
+static void check_parts(const struct tr_kernels *k, enum tr_dtype dtype)
+{
+    enum { R = 5, N = 300, CUT = 133 };
+    static float x[R * N], loss[R], lse[2][R], hit[2][R], share[R];
+    static char whole[4 * R * N], d[4 * R * N];
+    int32_t target[R] = { 0, N - 1, CUT - 1, CUT, 7 }, local[R];
+    size_t size = tr_dtype_size(dtype);
+    const float scale = 0.37f;
+    test_normal(x, R * N, 5, 3);
+    struct tr_tensor X = tr_tensor_view(x, TR_F32, TR_DIMS(R, N)), W = tr_tensor_view(whole, dtype, TR_DIMS(R, N)), D = tr_tensor_view(d, dtype, TR_DIMS(R, N));
+    struct tr_tensor L = tr_tensor_view(loss, TR_F32, TR_DIMS(R)), T = tr_tensor_view(target, TR_I32, TR_DIMS(R)), S = tr_tensor_view(share, TR_F32, TR_DIMS(R));
+    struct tr_tensor local_R = tr_tensor_view(local, TR_I32, TR_DIMS(R));
+    k->cross_entropy(&L, &W, &X, &T, scale);
+    for (int p = 0; p < 2; p++) {
+        int64_t begin = p ? CUT : 0, n = p ? N - CUT : CUT;
+        struct tr_tensor x_part = tr_cols_view(&X, begin, n), d_part = tr_cols_view(&D, begin, n);
+        struct tr_tensor l = tr_tensor_view(lse[p], TR_F32, TR_DIMS(R)), h = tr_tensor_view(hit[p], TR_F32, TR_DIMS(R));
+        for (int i = 0; i < R; i++) local[i] = target[i] >= begin && target[i] < begin + n ? (int32_t)(target[i] - begin) : -1;
+        k->softmax(&d_part, &l, &h, &x_part, &local_R);
+        for (int i = 0; i < R; i++) assert_true(hit[p][i] == (local[i] < 0 ? 0 : x[i * N + target[i]]));
+    }
+    for (int p = 0; p < 2; p++) {
+        int64_t begin = p ? CUT : 0, n = p ? N - CUT : CUT;
+        struct tr_tensor d_part = tr_cols_view(&D, begin, n);
+        for (int i = 0; i < R; i++) {
+            double total = log(exp((double)lse[0][i]) + exp((double)lse[1][i]));
+            assert_true(fabs(total - (double)hit[0][i] - (double)hit[1][i] - (double)loss[i]) < 1e-5);
+            share[i] = (float)exp((double)lse[p][i] - total);
+            local[i] = target[i] >= begin && target[i] < begin + n ? (int32_t)(target[i] - begin) : -1;
+        }
+        k->softmax_gradient(&d_part, &S, &local_R, scale);
+    }
+    for (int64_t i = 0; i < R * N; i++) {
+        double a = (double)(dtype == TR_F32 ? ((float *)(void *)d)[i] : tr_bf16_to_f32(((uint16_t *)(void *)d)[i]));
+        double b = (double)(dtype == TR_F32 ? ((float *)(void *)whole)[i] : tr_bf16_to_f32(((uint16_t *)(void *)whole)[i]));
+        if (!(fabs(a - b) <= (size == 4 ? 4e-6 : 0x1p-6) * fabs(b) + 1e-8)) fail_msg("%s: element %d is %g, not %g", k->name, (int)i, a, b);
+    }
+}
+
+static void test_parts(void **state)
+{
+    static const char *const names[] = { "ref", "avx2", "avx512" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const struct tr_kernels *k = tr_kernels_named(names[i]);
+        if (!k) continue;
+        check_parts(k, TR_F32);
+        check_parts(k, TR_BF16);
+    }
+}
+
 int main(void)
 {
     variants_open();
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_values), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_values), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_threads),
+                                         cmocka_unit_test(test_parts) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

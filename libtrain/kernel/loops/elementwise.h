@@ -70,6 +70,22 @@ static void NAME(axpy)(struct tr_tensor *y, float alpha, const struct tr_tensor 
     }
 }
 
+static void NAME(softmax_gradient)(struct tr_tensor *q, const struct tr_tensor *part_N, const struct tr_tensor *target_N, float scale)
+{
+    ROWS(q, r) {
+        float part = ((const float *)part_N->data)[r];
+        int64_t hit = target_N ? ((const int32_t *)target_N->data)[r] : -1;
+        TR_FOR_CHUNKS(c, n, tr_cols(q)) {
+            float u[TR_CHUNK];
+            tr_load_row(u, q, r, c, n);
+            for (int64_t k = 0; k < n; k++) u[k] *= part;
+            if (hit >= c && hit < c + n) u[hit - c] -= 1;
+            for (int64_t k = 0; k < n; k++) u[k] *= scale;
+            tr_store_row(q, r, c, n, u);
+        }
+    }
+}
+
 static void NAME(scale)(struct tr_tensor *y, float alpha)
 {
     ROWS(y, r) TR_FOR_CHUNKS(c, n, tr_cols(y)) {

@@ -21,4 +21,5 @@ const struct tr_kernels NAME(table) = {
     .add_bias = NAME(add_bias), .bias_backward = NAME(bias_backward), .attention = ATTENTION(attention),
     .attention_backward = ATTENTION(attention_backward), .attention_work = ATTENTION(attention_work),
     .attention_cached = ATTENTION(attention_cached), .cross_entropy = ATTENTION(cross_entropy),
+    .softmax = ATTENTION(softmax), .softmax_gradient = NAME(softmax_gradient),
 };

@@ -84,3 +84,18 @@ void NAME(cross_entropy)(struct tr_tensor *loss_N, struct tr_tensor *dlogits_NV,
         else ((uint16_t *)d_V)[target[i]] = tr_f32_to_bf16(d);
     }
 }
+
+void NAME(softmax)(struct tr_tensor *q_NV, struct tr_tensor *lse_N, struct tr_tensor *hit_N, const struct tr_tensor *logits_NV,
+                   const struct tr_tensor *target_N)
+{
+    int64_t cols = tr_cols(logits_NV);
+    const int32_t *target = target_N->data;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < tr_rows(logits_NV); i++) {
+        const float *x_V = (const float *)logits_NV->data + i * logits_NV->ld;
+        float max = row_max(x_V, cols), log_sum = max + logf(row_sum(x_V, cols, max));
+        ((float *)lse_N->data)[i] = log_sum;
+        ((float *)hit_N->data)[i] = target[i] < 0 ? 0 : x_V[target[i]];
+        if (q_NV) row_gradient((char *)q_NV->data + (size_t)(i * q_NV->ld) * tr_dtype_size(q_NV->dtype), q_NV->dtype, x_V, cols, log_sum, 1);
+    }
+}
