@@ -1,4 +1,5 @@
 #include "recipes/pipeline.h"
+#include "libtrain/base/log.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/kernel.h"
@@ -47,6 +48,25 @@ done:
     return rc;
 }
 
+/* Fewer micro-batches than ranks: what waiting costs, where each pass of a stage takes as long as on another and backward twice its forward. */
+static int warn_of_bubble(const struct pipeline *p, const struct job *j)
+{
+    size_t n = (size_t)stages_of(p);
+    struct par_simulation time = { 0 };
+    double *x;
+    if (p->schedule.micros >= p->schedule.ranks || !j->train || tr_mem_is_dry()) return TR_OK;
+    TR_TRY(tr_calloc(&x, 2 * n, sizeof *x));
+    for (size_t i = 0; i < n; i++) x[i] = 1;
+    struct par_costs costs = { .seconds = { x, x, x, x + n, x + n }, .held = x + n, .kept = x + n, .shard = x + n };
+    int rc = par_schedule_simulate(&time, &p->schedule, &costs);
+    if (rc == TR_OK)
+        tr_warn("%d micro-batch%s for %d stages: ranks wait for %.0f %% of a step; a smaller train.micro_batch or a larger train.batch shortens it", p->schedule.micros, p->schedule.micros > 1 ? "es" : "",
+                p->schedule.ranks, 100 * time.bubble);
+    par_simulation_release(&time);
+    free(x);
+    return rc;
+}
+
 int pipeline_new(struct pipeline **out, const struct job *j)
 {
     struct pipeline *p;
@@ -57,6 +77,7 @@ int pipeline_new(struct pipeline **out, const struct job *j)
     TR_GO(cut(p, j));
     if (p->schedule.vocabulary) TR_GO(vocabulary_new(&p->vocabulary, j, last_rank(p), p->schedule.vocabulary == PAR_VOCABULARY_ALG2));
     TR_GO(par_schedule_lower(&p->steps, &p->schedule));
+    TR_GO(warn_of_bubble(p, j));
     *out = p;
     return TR_OK;
 done:

@@ -43,6 +43,9 @@ same "from v-half to interleaved" one go
 scheduled v-half 2 --set run.dir=f --set checkpoint.every=0 --set train.eval_every=0 --set data.valid=
 expect "the peak of v-half is the forecast's" "$(tail -n 1 f/metrics.jsonl | grep -oE '"peak":[0-9]+' | head -n 1 | cut -d: -f2)" "$(grep -oE '"peak": *[0-9]+' f/plan.json | head -n 1 | grep -oE '[0-9]+')"
 
+piped 4 --set run.dir=few --set train.micro_batch=3
+expect "fewer micro-batches than stages" "$(grep -c 'warning: 2 micro-batches for 4 stages: ranks wait for 60 % of a step' err)" 1
+
 refused "more stages than layers" 2 'set parallel.pipeline to at most 4, or parallel.schedule = 1f1b' 6 run a.ini --set parallel.pipeline=6 --set parallel.schedule=v-half --set run.dir=no
 refused "micro-batches that the schedule cannot do" 2 'use 4 or 8, or 1f1b' 4 run a.ini --set parallel.pipeline=4 --set parallel.schedule=interleaved --set run.dir=no
 
