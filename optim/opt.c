@@ -97,7 +97,8 @@ static int deal(struct opt *o, const struct opt_setup *setup)
         it->first = share[i].first;
         it->own = *it->p;
         int64_t begin = it->first[o->comm->rank];
-        it->own.value = setup->shares_weights || it->p->elsewhere || it->p->spread ? it->p->shard : tr_comm_rows(&it->p->value, begin, it->first[o->comm->rank + 1] - begin);
+        int64_t n = it->first[o->comm->rank + 1] - begin;
+        it->own.value = setup->shares_weights || it->p->elsewhere ? it->p->shard : it->p->spread ? tr_comm_rows(&it->p->shard, begin - it->p->shard_begin, n) : tr_comm_rows(&it->p->value, begin, n);
         it->own.value.owner = 0;
     }
     free(share);

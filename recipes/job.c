@@ -315,22 +315,46 @@ static int weigh_ranks(struct job *j, const struct par_item *item, int64_t n)
     return TR_OK;
 }
 
-static bool on_stage(const struct job *j, int64_t i, int stage) { return j->stages == 1 || j->held[i * (j->stages + 1) + stage + 1] > j->held[i * (j->stages + 1) + stage]; }
+/* Rows of a parameter on a stage: [*begin, *begin + the result). */
+static int64_t on_stage(const struct job *j, int64_t i, int stage, int64_t *begin)
+{
+    const int64_t *held = j->held + i * (j->stages + 1) + stage;
+    *begin = j->stages > 1 ? held[0] : 0;
+    return j->stages > 1 ? held[1] - held[0] : tr_rows(&j->net->param[i].value);
+}
+
+/* The rows that ranks of a stage have of a parameter, counted over all ranks: those of the stages before have the rows before. */
+static void note_dealt(struct job *j, int64_t i, int stage, int64_t begin, const int64_t *first)
+{
+    int ranks = j->data->size, size = j->comm->size;
+    for (int r = stage * ranks + 1; r <= size; r++) {
+        int at = r - stage * ranks;
+        j->dealt[i * (size + 1) + r] = begin + first[at < ranks ? at : ranks];
+    }
+}
 
 /* The parameters of a stage to the ranks that share it, without regard to the other stages. */
 static int deal_stage(struct job *j, const struct par_item *item, int64_t n, int stage)
 {
     int ranks = j->data->size;
-    int64_t *first = NULL, m = 0;
+    int64_t *first = NULL, m = 0, begin, rows;
     struct par_item *some = NULL;
     int rc;
     TR_GO(tr_calloc(&first, (size_t)n, ((size_t)ranks + 1) * sizeof *first));
     TR_GO(tr_calloc(&some, (size_t)n, sizeof *some));
-    for (int64_t i = 0; i < n; i++)
-        if (on_stage(j, i, stage)) some[m++] = item[i];
+    for (int64_t i = 0; i < n; i++) {
+        if (!(rows = on_stage(j, i, stage, &begin))) continue;
+        some[m] = item[i];
+        if (item[i].rows) some[m].rows = rows;
+        m++;
+    }
     TR_GO(par_deal(first, some, m, ranks));
-    for (int64_t i = 0, k = 0; i < n; i++)
-        if (on_stage(j, i, stage)) memcpy(j->first + i * (ranks + 1), first + k++ * (ranks + 1), ((size_t)ranks + 1) * sizeof *first);
+    for (int64_t i = 0, k = 0; i < n; i++) {
+        if (!on_stage(j, i, stage, &begin)) continue;
+        if (!j->net->param[i].spread || stage == j->pipe->rank) memcpy(j->first + i * (ranks + 1), first + k * (ranks + 1), ((size_t)ranks + 1) * sizeof *first);
+        if (j->stages > 1) note_dealt(j, i, stage, begin, first + k * (ranks + 1));
+        k++;
+    }
     rc = TR_OK;
 done:
     free(some);
@@ -338,18 +362,13 @@ done:
     return rc;
 }
 
-/* The same rows counted over all ranks: those of other stages have none. */
-static int spread_dealt(struct job *j, int64_t n)
+/* A rule that needs a matrix whole cannot have rows of it. */
+static int check_spread(const struct job *j, const struct opt_share *share, int64_t n)
 {
-    int ranks = j->data->size, size = j->comm->size;
-    TR_TRY(tr_calloc(&j->dealt, (size_t)n, ((size_t)size + 1) * sizeof *j->dealt));
     for (int64_t i = 0; i < n; i++)
-        for (int stage = 0; stage < j->stages; stage++)
-            for (int r = 1; r <= ranks && on_stage(j, i, stage); r++) {
-                int64_t *to = j->dealt + i * (size + 1) + stage * ranks + r;
-                *to = j->first[i * (ranks + 1) + r];
-                for (int k = stage * ranks + r; r == ranks && ++k <= size;) j->dealt[i * (size + 1) + k] = *to;
-            }
+        if (j->net->param[i].spread && share[i].rows && !share[i].by_rows)
+            return tr_fail(TR_EINPUT, "parallel.vocabulary with optimizer.name = %s (%s): its rule needs '%s' whole; set parallel.vocabulary = none, or another rule for it with [optimizer.group.NAME]",
+                           recipe_optimizer(j->r), j->r->path, j->net->param[i].name);
     return TR_OK;
 }
 
@@ -365,8 +384,9 @@ static int deal_state(void *self, struct opt_share *share, int64_t n)
         size_t weight = j->net->sharded ? tr_bytes(w) + tr_quant_bytes(w) : 0;
         item[i] = (struct par_item){ share[i].rows, share[i].by_rows, share[i].bytes + weight };
     }
+    TR_GO(check_spread(j, share, n));
+    if (j->stages > 1) TR_GO(tr_calloc(&j->dealt, (size_t)n, ((size_t)j->comm->size + 1) * sizeof *j->dealt));
     for (int stage = 0; stage < j->stages; stage++) TR_GO(deal_stage(j, item, n, stage));
-    if (j->stages > 1) TR_GO(spread_dealt(j, n));
     for (int64_t i = 0; i < n; i++) share[i].first = j->stages > 1 ? j->dealt + i * (j->comm->size + 1) : j->first + i * (j->data->size + 1);
     rc = j->stages > 1 ? TR_OK : weigh_ranks(j, item, n);
     for (int64_t i = 0; i < n && rc == TR_OK && j->net->sharded; i++) {
@@ -382,13 +402,8 @@ done:
 static int deal_stages(void *self, struct opt_share *share, int64_t n)
 {
     struct job *j = self;
-    for (int64_t i = 0; i < n; i++) {
-        share[i].first = j->held + i * (j->stages + 1);
-        if (j->net->param[i].spread && share[i].rows && !share[i].by_rows)
-            return tr_fail(TR_EINPUT, "parallel.vocabulary with optimizer.name = %s (%s): its rule needs '%s' whole; set parallel.vocabulary = none, or another rule for it with [optimizer.group.NAME]",
-                           recipe_optimizer(j->r), j->r->path, j->net->param[i].name);
-    }
-    return TR_OK;
+    for (int64_t i = 0; i < n; i++) share[i].first = j->held + i * (j->stages + 1);
+    return check_spread(j, share, n);
 }
 
 /* Snapshots in memory: counted here, so that a forecast has them too; the memory itself comes with the run. */
@@ -420,8 +435,6 @@ static int check_grid(const struct job *j)
     const char *p = j->r->path;
     if (j->data->size > 1 && j->r->parallel.zero == 3)
         return tr_fail(TR_EINPUT, "parallel.zero = 3 with parallel.pipeline = %d (%s): the ranks of a stage hold its weights whole; set parallel.zero = 2, or parallel.data = %d and parallel.pipeline = 1", j->stages, p, j->comm->size);
-    if (j->r->parallel.vocabulary && j->data->size > 1 && j->r->parallel.zero)
-        return tr_fail(TR_EINPUT, "parallel.zero = %" PRId64 " with parallel.vocabulary (%s): the ranks of a stage hold the state of their rows whole; set parallel.zero = 0, or parallel.vocabulary = none", j->r->parallel.zero, p);
     if (j->r->checkpoint.memory_every) return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with parallel.pipeline = %d (%s): snapshots of a pipeline go to disk; set checkpoint.memory_every = 0", j->r->checkpoint.memory_every, j->stages, p);
     if (j->r->memory.offload) return tr_fail(TR_EINPUT, "memory.offload = disk with parallel.pipeline = %d (%s): a stage's micro-batches stay in memory; set memory.offload = none or memory.recompute = block", j->stages, p);
     return TR_OK;

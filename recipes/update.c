@@ -94,7 +94,7 @@ static int apply(struct update *u, struct tr_param *p, const struct summed *s, s
     if (j->r->parallel.zero == 0) return update_everywhere(u, p, s, own, whole);
     if (any) TR_TRY(update_one(u, p, s, own));
     TR_TRY(opt_share_low(j->opt, p, u->step));
-    return j->net->sharded ? TR_OK : tr_comm_gather_rows(j->data, &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
+    return j->net->sharded ? TR_OK : tr_comm_gather_rows(j->data, p->spread ? &p->shard : &p->value, NULL, rows_of_ranks(j, p)); /* stage 3 gathers when a layer is used */
 }
 
 /* g: this rank's gradient of a micro-batch, or its projection; may be overwritten. */
