@@ -118,7 +118,7 @@ static __global__ __launch_bounds__(THREADS_PLAIN, 3) void attention_kernel(tr_m
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
     int head = (int)blockIdx.x % heads, k_col = (heads + head / (heads / kv_heads)) * dim, v_col = k_col + kv_heads * dim;
-    tr_tile at = tr_find_tile(seqs, seqs.tile[seqs.n] - 1 - (int)blockIdx.x / heads, ROWS_OF);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_OF, false);
     int rows = at.end - at.row < ROWS_OF ? at.end - at.row : (int)ROWS_OF, last = at.row + rows, row = at.row + (int)threadIdx.x / L;
     int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / ROWS_OF * ROWS_OF;
     lanes<L> l(dim);
@@ -170,7 +170,7 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void plain_queries_kernel(tr_
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
     int head = (int)blockIdx.x % heads, k_col = (heads + head / (heads / kv_heads)) * dim, v_col = k_col + kv_heads * dim;
-    tr_tile at = tr_find_tile(seqs, seqs.tile[seqs.n] - 1 - (int)blockIdx.x / heads, ROWS_OF);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_OF, false);
     int rows = at.end - at.row < ROWS_OF ? at.end - at.row : (int)ROWS_OF, last = at.row + rows, row = at.row + (int)threadIdx.x / L;
     int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / ROWS_OF * ROWS_OF;
     lanes<L> l(dim);
@@ -201,7 +201,7 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void plain_keys_kernel(tr_mat
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
     int kv = (int)blockIdx.x % kv_heads, group = heads / kv_heads, k_col = (heads + kv) * dim, v_col = k_col + kv_heads * dim;
-    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / kv_heads, ROWS_OF);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / kv_heads, ROWS_OF, true);
     int key = at.row + (int)threadIdx.x / L;
     lanes<L> l(dim);
     float k[HELD], v[HELD], dk[HELD], dv[HELD];
@@ -275,18 +275,18 @@ static __global__ __launch_bounds__(TR_BLOCK) void cached_kernel(tr_mat o, tr_ma
 
 template <int L> static int plain(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
-    return tr_for_sequences(a->seq, a->n_seqs, THREADS_PLAIN / L, [&](const tr_sequences &q) {
-        return tr_launch(dim3((unsigned)(q.tile[q.n] * a->heads)), THREADS_PLAIN, sizeof(plain_shared), s, attention_kernel<L>, o, lse, lse_ld, qkv, start, q,
+    return tr_for_sequences(a->seq, a->n_seqs, THREADS_PLAIN / L, [&](const tr_sequences &q, int tiles) {
+        return tr_launch(dim3((unsigned)(tiles * a->heads)), THREADS_PLAIN, sizeof(plain_shared), s, attention_kernel<L>, o, lse, lse_ld, qkv, start, q,
                          a->heads, a->kv_heads, a->head_dim, a->scale);
     });
 }
 
 template <int L> static int plain_backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
-    return tr_for_sequences(a->seq, a->n_seqs, THREADS_PLAIN / L, [&](const tr_sequences &q) {
-        int err = tr_launch(dim3((unsigned)(q.tile[q.n] * a->heads)), THREADS_PLAIN, sizeof(plain_shared), s, plain_queries_kernel<L>, dqkv, dout, lse, lse_ld, delta,
+    return tr_for_sequences(a->seq, a->n_seqs, THREADS_PLAIN / L, [&](const tr_sequences &q, int tiles) {
+        int err = tr_launch(dim3((unsigned)(tiles * a->heads)), THREADS_PLAIN, sizeof(plain_shared), s, plain_queries_kernel<L>, dqkv, dout, lse, lse_ld, delta,
                             qkv, start, q, a->heads, a->kv_heads, a->head_dim, a->scale);
-        return err ? err : tr_launch(dim3((unsigned)(q.tile[q.n] * a->kv_heads)), THREADS_PLAIN, sizeof(plain_shared), s, plain_keys_kernel<L>, dqkv, dout, lse, lse_ld,
+        return err ? err : tr_launch(dim3((unsigned)(tiles * a->kv_heads)), THREADS_PLAIN, sizeof(plain_shared), s, plain_keys_kernel<L>, dqkv, dout, lse, lse_ld,
                                      delta, qkv, start, q, a->heads, a->kv_heads, a->head_dim, a->scale);
     });
 }

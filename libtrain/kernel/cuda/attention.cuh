@@ -4,21 +4,32 @@
 #define TR_CUDA_ATTENTION_CUH
 #include "libtrain/kernel/cuda/device.cuh"
 
-/* Sequence s: tokens [token[s], token[s + 1]), tiles [tile[s], tile[s + 1]). An argument of a kernel: at most 4 KiB in all. */
+/* Sequences, longest first: tokens [begin[s], end[s]). An argument of a kernel: at most 4 KiB in all. */
 enum { TR_SEQS = 256 };
-struct tr_sequences { int n, tile[TR_SEQS + 1], token[TR_SEQS + 1]; };
+struct tr_sequences { int n, begin[TR_SEQS], end[TR_SEQS]; };
 
 struct tr_tile { int row, begin, end; };   /* first row; of its sequence: first row, end */
 
-static __device__ inline tr_tile tr_find_tile(const tr_sequences &q, int tile, int rows)
+static __host__ __device__ inline int tr_tiles(const tr_sequences &q, int s, int rows) { return (q.end[s] - q.begin[s] + rows - 1) / rows; }
+
+/* Tile b in the order of their work, most first: a tile of queries sees the more keys the more tiles of its sequence lie
+ * before it, a tile of keys is seen by the more queries the more lie behind. The tiles with `depth` such tiles are those of the
+ * sequences that have more than depth, which come first. For every lane of the warp. */
+static __device__ inline tr_tile tr_find_tile(const tr_sequences &q, int b, int rows, bool of_keys)
 {
-    int low = 0, high = q.n;
-    while (high - low > 1) {
-        int mid = (low + high) / 2;
-        if (q.tile[mid] <= tile) low = mid;
-        else high = mid;
+    int low = 0, high = tr_tiles(q, 0, rows) - 1, before = 0;
+    while (low < high) {   /* the least depth with at most b tiles that lie deeper */
+        int depth = (low + high) / 2, deeper = 0;
+        for (int s = (int)threadIdx.x % 32; s < q.n; s += 32) {
+            int more = tr_tiles(q, s, rows) - 1 - depth;
+            deeper += more > 0 ? more : 0;
+        }
+        for (int o = 16; o; o /= 2) deeper += __shfl_xor_sync(0xffffffffu, deeper, o);
+        if (deeper <= b) high = depth, before = deeper;
+        else low = depth + 1;
     }
-    return { q.token[low] + (tile - q.tile[low]) * rows, q.token[low], q.token[low + 1] };
+    int s = b - before, tile = of_keys ? tr_tiles(q, s, rows) - 1 - low : low;
+    return { q.begin[s] + tile * rows, q.begin[s], q.end[s] };
 }
 
 /* Of start over rows [row, row + n), n >= 1: the least; for every lane of the warp. */
@@ -33,18 +44,20 @@ static __device__ inline int tr_least_start(const int32_t *start, int row, int n
     return least;
 }
 
-/* One launch for every TR_SEQS sequences. A block for each tile and head: the last tiles first, since they see the most keys. */
+/* One launch for every TR_SEQS sequences: launch(sequences, tiles). */
 template <class F> static inline int tr_for_sequences(const int64_t *seq, int64_t n_seqs, int rows, F launch)
 {
     int err = 0;
-    for (int64_t s = 0; s < n_seqs && !err; s += TR_SEQS) {
+    for (int64_t first = 0; first < n_seqs && !err; first += TR_SEQS) {
         tr_sequences q = {};
-        q.n = (int)(n_seqs - s < TR_SEQS ? n_seqs - s : (int64_t)TR_SEQS);
-        for (int i = 0; i <= q.n; i++) {
-            q.token[i] = (int)seq[s + i];
-            q.tile[i] = i ? q.tile[i - 1] + (q.token[i] - q.token[i - 1] + rows - 1) / rows : 0;
+        int tiles = 0;
+        for (int64_t s = first; s < n_seqs && s < first + TR_SEQS; s++) {
+            int at = q.n++, length = (int)(seq[s + 1] - seq[s]);
+            for (; at && q.end[at - 1] - q.begin[at - 1] < length; at--) q.begin[at] = q.begin[at - 1], q.end[at] = q.end[at - 1];
+            q.begin[at] = (int)seq[s], q.end[at] = (int)seq[s + 1];
+            tiles += (length + rows - 1) / rows;
         }
-        err = launch(q);
+        err = launch(q, tiles);
     }
     return err;
 }

@@ -8,8 +8,10 @@ enum { THREADS = 128, KEYS = 64, PAD = 8 /* rows of shared memory in different b
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
-/* Rows of the other side that are gone through at once: as many as the registers hold. */
+/* Rows of the other side that are gone through at once: as many as the registers hold; few in the backward pass, so that three
+ * blocks share a multiprocessor with heads of 64. */
 template <int D> struct step { enum { ROWS_OF = D > 64 ? 32 : 64 }; };
+enum { STEP_BACK = 32 };
 
 /* Rows 0..N-1 of D columns, the first n from `from`, zeros below. */
 template <int D, int N> static __device__ inline void load_tile(bits (*to)[D + PAD], const bits *from, int64_t ld, int n)
@@ -121,7 +123,7 @@ static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, fl
     enum { ROWS_HERE = 64 * M, STEP = step<D>::ROWS_OF };
     forward_shared<M, D> &sh = tr_shared<forward_shared<M, D>>();
     int head = (int)blockIdx.x % heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16 * M;
-    tr_tile at = tr_find_tile(seqs, seqs.tile[seqs.n] - 1 - (int)blockIdx.x / heads, ROWS_HERE);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_HERE, false);
     int rows = at.end - at.row < ROWS_HERE ? at.end - at.row : (int)ROWS_HERE, last = at.row + rows;
     int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / STEP * STEP;
     const bits *q = static_cast<const bits *>(qkv.data) + head * D, *k = static_cast<const bits *>(qkv.data) + (heads + head / (heads / kv_heads)) * D, *v = k + kv_heads * D;
@@ -190,19 +192,19 @@ static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, fl
 }
 
 template <int D> struct keys_shared {
-    bits k[KEYS][D + PAD], v[KEYS][D + PAD], q[2][step<D>::ROWS_OF][D + PAD], g[2][step<D>::ROWS_OF][D + PAD];
-    float lse[2][step<D>::ROWS_OF], delta[2][step<D>::ROWS_OF];   /* lse in powers of 2; infinite where there is no query */
-    int start[2][step<D>::ROWS_OF], last[THREADS / 32];
+    bits k[KEYS][D + PAD], v[KEYS][D + PAD], q[2][STEP_BACK][D + PAD], g[2][STEP_BACK][D + PAD];
+    float lse[2][STEP_BACK], delta[2][STEP_BACK];   /* lse in powers of 2; infinite where there is no query */
+    int start[2][STEP_BACK], last[THREADS / 32];
+    unsigned late[2];   /* queries that do not see the first key */
 };
 
 /* dk and dv of a tile of keys: over the heads of its group and the queries that see it, in order. */
 template <int D>
-static __global__ __launch_bounds__(THREADS, 2) void keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
+static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
 {
-    enum { QUERIES = step<D>::ROWS_OF };
     keys_shared<D> &sh = tr_shared<keys_shared<D>>();
     int kv = (int)blockIdx.x % kv_heads, group = heads / kv_heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
-    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / kv_heads, KEYS);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / kv_heads, KEYS, true);
     int keys = at.end - at.row < KEYS ? at.end - at.row : (int)KEYS;
     int64_t ld = qkv.ld;
     const bits *q = static_cast<const bits *>(qkv.data) + kv * group * D, *k = static_cast<const bits *>(qkv.data) + (heads + kv) * D, *v = k + kv_heads * D;
@@ -219,19 +221,22 @@ static __global__ __launch_bounds__(THREADS, 2) void keys_kernel(tr_mat dqkv, tr
     __syncthreads();
 #pragma unroll
     for (int w = 0; w < THREADS / 32; w++) last = sh.last[w] > last ? sh.last[w] : last;
-    int tiles = last / QUERIES + 1, steps = tiles * group;
+    int tiles = last / STEP_BACK + 1, steps = tiles * group;
 
     auto load_queries = [&](int i, int stage) {
         int head = i / tiles;
-        int first = at.row + i % tiles * QUERIES;
-        load_tile<D, QUERIES>(sh.q[stage], q + head * D + first * ld, ld, at.end - first);
-        load_tile<D, QUERIES>(sh.g[stage], g + head * D + first * dout.ld, dout.ld, at.end - first);
-        if (threadIdx.x < QUERIES) {
+        int first = at.row + i % tiles * STEP_BACK;
+        load_tile<D, STEP_BACK>(sh.q[stage], q + head * D + first * ld, ld, at.end - first);
+        load_tile<D, STEP_BACK>(sh.g[stage], g + head * D + first * dout.ld, dout.ld, at.end - first);
+        if (threadIdx.x < STEP_BACK) {
             int r = first + (int)threadIdx.x;
             bool there = r < at.end;
             sh.lse[stage][threadIdx.x] = there ? LOG2E * lse[r * lse_ld + kv * group + head] : INFINITY;
             sh.delta[stage][threadIdx.x] = there ? delta[(int64_t)r * heads + kv * group + head] : 0;
-            sh.start[stage][threadIdx.x] = there ? start[r] : 0;
+            int from = there ? start[r] : 0;
+            unsigned late = __ballot_sync(0xffffffffu, from > at.row);
+            sh.start[stage][threadIdx.x] = from;
+            sh.late[stage] = late;
         }
     };
     load_tile<D, KEYS>(sh.k, k + at.row * ld, ld, keys);
@@ -242,90 +247,100 @@ static __global__ __launch_bounds__(THREADS, 2) void keys_kernel(tr_mat dqkv, tr
     clear(dk);
     clear(dv);
     for (int i = 0; i < steps; i++) {
-        int stage = i % 2, query = i % tiles * QUERIES - warp_row - lane / 4;   /* the first, less the lane's first key */
+        int stage = i % 2, query = i % tiles * STEP_BACK - warp_row - lane / 4;   /* the first, less the lane's first key */
         if (i + 1 < steps) load_queries(i + 1, stage ^ 1);
         tr_copy_commit();
         tr_copy_wait<1>();
         __syncthreads();
-        float p[1][QUERIES / 8][4], ds[1][QUERIES / 8][4];
+        float p[1][STEP_BACK / 8][4], ds[1][STEP_BACK / 8][4];
         clear(p);
         clear(ds);
-        multiply_rows<1, QUERIES, D>(p, sh.k + warp_row, sh.q[stage]);
-        int first_key = at.row + warp_row + lane / 4;
+        multiply_rows<1, STEP_BACK, D>(p, sh.k + warp_row, sh.q[stage]);
+        if (i % tiles * STEP_BACK < warp_row + 15 || sh.late[stage]) {
+            int first_key = at.row + warp_row + lane / 4;
 #pragma unroll
-        for (int n = 0; n < QUERIES / 8; n++)
+            for (int n = 0; n < STEP_BACK / 8; n++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                int j = 8 * n + lane % 4 * 2 + c % 2, below = c / 2 * 8;
-                bool seen = query + j >= below && sh.start[stage][j] <= first_key + below;
-                p[0][n][c] = seen ? tr_exp2(fmaf(p[0][n][c], scale * LOG2E, -sh.lse[stage][j])) : 0;
-            }
-        multiply_columns<1, QUERIES, D>(dv, p, sh.g[stage]);
-        multiply_rows<1, QUERIES, D>(ds, sh.v + warp_row, sh.g[stage]);
+                for (int c = 0; c < 4; c++) {
+                    int j = 8 * n + lane % 4 * 2 + c % 2, below = c / 2 * 8;
+                    if (query + j < below || sh.start[stage][j] > first_key + below) p[0][n][c] = -INFINITY;
+                }
+        }
 #pragma unroll
-        for (int n = 0; n < QUERIES / 8; n++)
+        for (int n = 0; n < STEP_BACK / 8; n++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) p[0][n][c] = tr_exp2(fmaf(p[0][n][c], scale * LOG2E, -sh.lse[stage][8 * n + lane % 4 * 2 + c % 2]));
+        multiply_columns<1, STEP_BACK, D>(dv, p, sh.g[stage]);
+        multiply_rows<1, STEP_BACK, D>(ds, sh.v + warp_row, sh.g[stage]);
+#pragma unroll
+        for (int n = 0; n < STEP_BACK / 8; n++)
 #pragma unroll
             for (int c = 0; c < 4; c++) ds[0][n][c] = p[0][n][c] * (ds[0][n][c] - sh.delta[stage][8 * n + lane % 4 * 2 + c % 2]);
-        multiply_columns<1, QUERIES, D>(dk, ds, sh.q[stage]);
+        multiply_columns<1, STEP_BACK, D>(dk, ds, sh.q[stage]);
         __syncthreads();
     }
     store_rows<D>(dqkv, at.row + warp_row, at.end, (heads + kv) * D, dk[0], scale, scale);
     store_rows<D>(dqkv, at.row + warp_row, at.end, (heads + kv_heads + kv) * D, dv[0], 1, 1);
 }
 
-template <int D> struct queries_shared { bits q[64][D + PAD], g[64][D + PAD], k[2][step<D>::ROWS_OF][D + PAD], v[2][step<D>::ROWS_OF][D + PAD]; };
+template <int D> struct queries_shared { bits q[64][D + PAD], g[64][D + PAD], k[2][STEP_BACK][D + PAD], v[2][STEP_BACK][D + PAD]; };
 
 /* dq of a tile of queries: over the keys that it sees, in order. */
 template <int D>
-static __global__ __launch_bounds__(THREADS, 2) void queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
+static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
 {
-    enum { STEP = step<D>::ROWS_OF };
     queries_shared<D> &sh = tr_shared<queries_shared<D>>();
     int head = (int)blockIdx.x % heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
-    tr_tile at = tr_find_tile(seqs, seqs.tile[seqs.n] - 1 - (int)blockIdx.x / heads, 64);
+    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, 64, false);
     int rows = at.end - at.row < 64 ? at.end - at.row : 64, last = at.row + rows;
     int64_t ld = qkv.ld;
-    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / STEP * STEP;
+    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / STEP_BACK * STEP_BACK;
     const bits *q = static_cast<const bits *>(qkv.data) + head * D, *k = static_cast<const bits *>(qkv.data) + (heads + head / (heads / kv_heads)) * D, *v = k + kv_heads * D;
-    int row[2], first[2];
+    int row[2], first[2], most_start = 0;
     float base[2], d[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         row[r] = at.row + warp_row + r * 8 + lane / 4;
         bool there = row[r] < last;
         first[r] = there ? start[row[r]] : 0x7fffffff;
+        most_start = first[r] > most_start ? first[r] : most_start;
         base[r] = there ? LOG2E * lse[row[r] * lse_ld + head] : 0;
         d[r] = there ? delta[(int64_t)row[r] * heads + head] : 0;
     }
     load_tile<D, 64>(sh.q, q + at.row * ld, ld, rows);
     load_tile<D, 64>(sh.g, static_cast<const bits *>(dout.data) + head * D + at.row * dout.ld, dout.ld, rows);
-    load_tile<D, STEP>(sh.k[0], k + key * ld, ld, last - key);
-    load_tile<D, STEP>(sh.v[0], v + key * ld, ld, last - key);
+    load_tile<D, STEP_BACK>(sh.k[0], k + key * ld, ld, last - key);
+    load_tile<D, STEP_BACK>(sh.v[0], v + key * ld, ld, last - key);
     tr_copy_commit();
     float dq[1][D / 8][4];
     clear(dq);
-    for (int stage = 0; key < last; key += STEP, stage ^= 1) {
-        if (key + STEP < last) {
-            load_tile<D, STEP>(sh.k[stage ^ 1], k + (key + STEP) * ld, ld, last - key - STEP);
-            load_tile<D, STEP>(sh.v[stage ^ 1], v + (key + STEP) * ld, ld, last - key - STEP);
+    for (int stage = 0; key < last; key += STEP_BACK, stage ^= 1) {
+        if (key + STEP_BACK < last) {
+            load_tile<D, STEP_BACK>(sh.k[stage ^ 1], k + (key + STEP_BACK) * ld, ld, last - key - STEP_BACK);
+            load_tile<D, STEP_BACK>(sh.v[stage ^ 1], v + (key + STEP_BACK) * ld, ld, last - key - STEP_BACK);
         }
         tr_copy_commit();
         tr_copy_wait<1>();
         __syncthreads();
-        float p[1][STEP / 8][4], ds[1][STEP / 8][4];
+        float p[1][STEP_BACK / 8][4], ds[1][STEP_BACK / 8][4];
         clear(p);
         clear(ds);
-        multiply_rows<1, STEP, D>(p, sh.q + warp_row, sh.k[stage]);
-        multiply_rows<1, STEP, D>(ds, sh.g + warp_row, sh.v[stage]);
+        multiply_rows<1, STEP_BACK, D>(p, sh.q + warp_row, sh.k[stage]);
+        multiply_rows<1, STEP_BACK, D>(ds, sh.g + warp_row, sh.v[stage]);
+        if (key + STEP_BACK > at.row + warp_row || key < most_start) {
 #pragma unroll
-        for (int n = 0; n < STEP / 8; n++)
+            for (int n = 0; n < STEP_BACK / 8; n++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                int j = key + 8 * n + lane % 4 * 2 + c % 2;
-                bool seen = j <= row[c / 2] && j >= first[c / 2];
-                ds[0][n][c] = seen ? tr_exp2(fmaf(p[0][n][c], scale * LOG2E, -base[c / 2])) * (ds[0][n][c] - d[c / 2]) : 0;
-            }
-        multiply_columns<1, STEP, D>(dq, ds, sh.k[stage]);
+                for (int c = 0; c < 4; c++) {
+                    int j = key + 8 * n + lane % 4 * 2 + c % 2;
+                    if (j > row[c / 2] || j < first[c / 2]) p[0][n][c] = -INFINITY;
+                }
+        }
+#pragma unroll
+        for (int n = 0; n < STEP_BACK / 8; n++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) ds[0][n][c] = tr_exp2(fmaf(p[0][n][c], scale * LOG2E, -base[c / 2])) * (ds[0][n][c] - d[c / 2]);
+        multiply_columns<1, STEP_BACK, D>(dq, ds, sh.k[stage]);
         __syncthreads();
     }
     store_rows<D>(dqkv, at.row + warp_row, last, head * D, dq[0], scale, scale);
@@ -337,8 +352,8 @@ bool tr_attention_mma_takes(tr_mat qkv, tr_mat o, const tr_cuda_heads *a) { retu
 
 template <int M, int D> static int forward(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
-    return tr_for_sequences(a->seq, a->n_seqs, 64 * M, [&](const tr_sequences &q) {
-        return tr_launch(dim3((unsigned)(q.tile[q.n] * a->heads)), THREADS, sizeof(forward_shared<M, D>), s, forward_kernel<M, D>, o, lse, lse_ld, qkv, start, q,
+    return tr_for_sequences(a->seq, a->n_seqs, 64 * M, [&](const tr_sequences &q, int tiles) {
+        return tr_launch(dim3((unsigned)(tiles * a->heads)), THREADS, sizeof(forward_shared<M, D>), s, forward_kernel<M, D>, o, lse, lse_ld, qkv, start, q,
                          a->heads, a->kv_heads, a->scale * LOG2E);
     });
 }
@@ -354,10 +369,10 @@ int tr_attention_mma(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int
 
 template <int D> static int backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
-    return tr_for_sequences(a->seq, a->n_seqs, KEYS, [&](const tr_sequences &q) {
-        int err = tr_launch(dim3((unsigned)(q.tile[q.n] * a->kv_heads)), THREADS, sizeof(keys_shared<D>), s, keys_kernel<D>, dqkv, dout, lse, lse_ld, delta, qkv, start, q,
+    return tr_for_sequences(a->seq, a->n_seqs, KEYS, [&](const tr_sequences &q, int tiles) {
+        int err = tr_launch(dim3((unsigned)(tiles * a->kv_heads)), THREADS, sizeof(keys_shared<D>), s, keys_kernel<D>, dqkv, dout, lse, lse_ld, delta, qkv, start, q,
                             a->heads, a->kv_heads, a->scale);
-        return err ? err : tr_launch(dim3((unsigned)(q.tile[q.n] * a->heads)), THREADS, sizeof(queries_shared<D>), s, queries_kernel<D>, dqkv, dout, lse, lse_ld, delta, qkv, start, q,
+        return err ? err : tr_launch(dim3((unsigned)(tiles * a->heads)), THREADS, sizeof(queries_shared<D>), s, queries_kernel<D>, dqkv, dout, lse, lse_ld, delta, qkv, start, q,
                                      a->heads, a->kv_heads, a->scale);
     });
 }
