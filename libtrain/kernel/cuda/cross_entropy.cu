@@ -2,8 +2,8 @@
  * where the cache still holds it. */
 #include "libtrain/kernel/cuda/device.cuh"
 
-enum { LOSS_THREADS = 512 };
-struct loss_shared { float most[LOSS_THREADS / 32], sum[LOSS_THREADS / 32]; };
+enum { LOSS_THREADS = 1024 };   /* a row for each multiprocessor: those under way at once stay in the second-level cache */
+struct loss_shared { float most[32], sum[32]; };   /* of the warps */
 
 /* NaN wins, so that it shows in the loss. */
 static __device__ inline float tr_more(float a, float b) { return b > a || b != b ? b : a; }
@@ -49,8 +49,11 @@ static __global__ __launch_bounds__(LOSS_THREADS) void cross_entropy_kernel(floa
     }
     if (threadIdx.x % 32 == 0) s.most[threadIdx.x / 32] = most, s.sum[threadIdx.x / 32] = sum;
     __syncthreads();
-    most = s.most[0], sum = s.sum[0];
-    for (int w = 1; w < LOSS_THREADS / 32; w++) tr_join(most, sum, s.most[w], s.sum[w]);
+    most = s.most[threadIdx.x % 32], sum = s.sum[threadIdx.x % 32];
+    for (int o = 16; o; o /= 2) {   /* each warp for itself */
+        float other = __shfl_xor_sync(0xffffffffu, most, o), more = __shfl_xor_sync(0xffffffffu, sum, o);
+        tr_join(most, sum, other, more);
+    }
     float log_sum = most + logf(sum), at_target = tr_get(logits, row, t);
     if (!threadIdx.x) loss[row] = log_sum - at_target;
     __syncthreads();   /* the gradient may overwrite the logits */

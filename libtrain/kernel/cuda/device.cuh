@@ -88,30 +88,48 @@ static __device__ inline float tr_exp2(float x)
 enum { TR_WIDE = 8 };
 static __device__ inline bool tr_whole(const void *p, int n) { return n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-static __device__ inline void tr_get8(float (&x)[TR_WIDE], const tr_mat &t, int64_t row, int64_t col, int n)
+/* As they are in memory: fetched apart from where they are used, so that several are on their way at once. */
+struct tr_raw { uint4 a, b; };
+
+static __device__ inline void tr_fetch8(tr_raw &x, const tr_mat &t, int64_t row, int64_t col, int n)
 {
     int64_t i = row * t.ld + col;
     if (t.dtype == TR_CUDA_BF16) {
         const unsigned short *p = static_cast<const unsigned short *>(t.data) + i;
         if (tr_whole(p, n)) {
-            uint4 v = *reinterpret_cast<const uint4 *>(p);
-            unsigned w[4] = { v.x, v.y, v.z, v.w };
-#pragma unroll
-            for (int k = 0; k < TR_WIDE; k++) x[k] = __uint_as_float(k % 2 ? w[k / 2] & 0xffff0000u : w[k / 2] << 16);
+            x.a = *reinterpret_cast<const uint4 *>(p);
             return;
         }
+        unsigned w[TR_WIDE];
 #pragma unroll
-        for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? __uint_as_float((unsigned)p[k] << 16) : 0;
+        for (int k = 0; k < TR_WIDE; k++) w[k] = k < n ? p[k] : 0;
+        x.a = uint4{ w[0] | w[1] << 16, w[2] | w[3] << 16, w[4] | w[5] << 16, w[6] | w[7] << 16 };
         return;
     }
-    const float *p = static_cast<const float *>(t.data) + i;
+    const unsigned *p = static_cast<const unsigned *>(t.data) + i;
     if (tr_whole(p, n)) {
-        float4 a = reinterpret_cast<const float4 *>(p)[0], b = reinterpret_cast<const float4 *>(p)[1];
-        x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+        x.a = reinterpret_cast<const uint4 *>(p)[0], x.b = reinterpret_cast<const uint4 *>(p)[1];
         return;
     }
+    unsigned w[TR_WIDE];
 #pragma unroll
-    for (int k = 0; k < TR_WIDE; k++) x[k] = k < n ? p[k] : 0;
+    for (int k = 0; k < TR_WIDE; k++) w[k] = k < n ? p[k] : 0;
+    x.a = uint4{ w[0], w[1], w[2], w[3] }, x.b = uint4{ w[4], w[5], w[6], w[7] };
+}
+
+static __device__ inline void tr_widen8(float (&x)[TR_WIDE], const tr_raw &r, int dtype)
+{
+    unsigned w[TR_WIDE] = { r.a.x, r.a.y, r.a.z, r.a.w, r.b.x, r.b.y, r.b.z, r.b.w };
+    bool half = dtype == TR_CUDA_BF16;
+#pragma unroll
+    for (int k = TR_WIDE; k-- > 0;) x[k] = __uint_as_float(!half ? w[k] : k % 2 ? w[k / 2] & 0xffff0000u : w[k / 2] << 16);
+}
+
+static __device__ inline void tr_get8(float (&x)[TR_WIDE], const tr_mat &t, int64_t row, int64_t col, int n)
+{
+    tr_raw r = {};
+    tr_fetch8(r, t, row, col, n);
+    tr_widen8(x, r, t.dtype);
 }
 
 /* Of any dtype; columns of int8 begin at a multiple of 8, groups too. */
@@ -197,12 +215,12 @@ template <class T> static __device__ inline T tr_block_sum(T v, T *part)
     return sum;
 }
 
-/* The sum over a team, a warp or the block: rows of up to TR_NARROW columns belong to a warp. */
+/* The sum over a team: some lanes of a warp, or the block. Rows of up to TR_NARROW columns belong to a warp. */
 enum { TR_NARROW = 1024 };
 template <int TEAM, class T> static __device__ inline T tr_team_sum(T v, T *part)
 {
     if constexpr (TEAM > 32) v = tr_block_sum(v, part);
-    else for (int o = 16; o; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+    else for (int o = TEAM / 2; o; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
     return v;
 }
 

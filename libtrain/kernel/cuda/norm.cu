@@ -1,71 +1,64 @@
 /* RMSNorm and LayerNorm, and sums over rows (gradients of gains and biases). A row, or a group of one where x is wider than
- * the gain, belongs to a warp or to a block, whichever its width asks for; a thread has every 32nd or 256th stretch of eight columns. */
+ * the gain, belongs to a team: some lanes of a warp, or a block, as its width asks for; a thread has every TEAM-th stretch of eight columns. */
 #include "libtrain/kernel/cuda/device.cuh"
 
 struct norm_shared { float part[TR_BLOCK / 32]; };
-enum { HELD_UNITS = 4 /* stretches that a thread keeps in registers; further ones are read again */ };
 
-/* Where a team works: row i of all groups. */
-template <int TEAM> struct team {
-    int64_t i, row, at, width;   /* row and first column of its group */
-    int lane;
-    __device__ team(int64_t groups, int64_t w) : i((int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM), row(i / groups), at(i % groups * w), width(w), lane((int)threadIdx.x % TEAM) {}
-    __device__ int64_t col(int unit) const { return (int64_t)(unit * TEAM + lane) * TR_WIDE; }
-    __device__ int n(int64_t c) const { return width - c < TR_WIDE ? (int)(width - c) : (int)TR_WIDE; }
-    __device__ void get(float (&x)[TR_WIDE], const tr_mat &t, int64_t c) const { tr_get8(x, t, row, at + c, n(c)); }
-    __device__ void put(const tr_mat &t, int64_t c, const float (&x)[TR_WIDE]) const { tr_put8(t, row, at + c, n(c), x); }
+/* Where a team works: row i of all groups. A thread holds HELD stretches in registers; further ones are read again. */
+template <int TEAM, int HELD> struct team {
+    int64_t i, row, at;
+    int width, lane;   /* width 0: beyond the last row; its threads go along */
+    __device__ team(int64_t rows, int64_t groups, int64_t w)
+        : i((int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM), row((unsigned)i / (unsigned)groups), at((i - row * groups) * w), width(i < rows ? (int)w : 0), lane((int)threadIdx.x % TEAM) {}
+    __device__ int n(int c) const { return width - c < TR_WIDE ? width - c : (int)TR_WIDE; }
+    __device__ void get(float (&x)[TR_WIDE], const tr_mat &t, int c) const { tr_get8(x, t, row, at + c, n(c)); }
+    __device__ void put(const tr_mat &t, int c, const float (&x)[TR_WIDE]) const { tr_put8(t, row, at + c, n(c), x); }
+    /* f(u, c) for each stretch, columns from c on; u: its place in registers, -1 when it has none. */
+    template <class F> __device__ void each(F f) const
+    {
+#pragma unroll
+        for (int u = 0; u < HELD; u++)
+            if ((u * TEAM + lane) * TR_WIDE < width) f(u, (u * TEAM + lane) * TR_WIDE);
+        for (int c = (HELD * TEAM + lane) * TR_WIDE; c < width; c += TEAM * TR_WIDE) f(-1, c);
+    }
 };
 
-/* f(x, c) for every stretch of a thread, columns from c on, x [8] its numbers of `t`: kept by the first of two walks, read again by the
- * second where there are too many. */
-template <int TEAM> struct held {
-    const team<TEAM> &w;
+/* What a thread holds of a matrix, all on its way before any is used. */
+template <int TEAM, int HELD> struct held {
+    const team<TEAM, HELD> &w;
     const tr_mat &t;
-    float x[HELD_UNITS][TR_WIDE];
-    __device__ held(const team<TEAM> &where, const tr_mat &what) : w(where), t(what) {}
-
-    template <class F> __device__ void first(F f)
+    tr_raw r[HELD];
+    __device__ held(const team<TEAM, HELD> &where, const tr_mat &what) : w(where), t(what), r()
     {
 #pragma unroll
-        for (int u = 0; u < HELD_UNITS; u++)
-            if (w.col(u) < w.width) w.get(x[u], t, w.col(u));
-#pragma unroll
-        for (int u = 0; u < HELD_UNITS; u++)
-            if (w.col(u) < w.width) f(x[u], w.col(u));
-        rest(f);
+        for (int u = 0; u < HELD; u++)
+            if ((u * TEAM + w.lane) * TR_WIDE < w.width) tr_fetch8(r[u], t, w.row, w.at + (u * TEAM + w.lane) * TR_WIDE, w.n((u * TEAM + w.lane) * TR_WIDE));
     }
-
-    template <class F> __device__ void again(F f)
+    __device__ void get(float (&x)[TR_WIDE], int u, int c) const
     {
-#pragma unroll
-        for (int u = 0; u < HELD_UNITS; u++)
-            if (w.col(u) < w.width) f(x[u], w.col(u));
-        rest(f);
-    }
-
-    template <class F> __device__ void rest(F f)
-    {
-        for (int u = HELD_UNITS; w.col(u) < w.width; u++) {
-            float y[TR_WIDE];
-            w.get(y, t, w.col(u));
-            f(y, w.col(u));
-        }
+        if (u >= 0) tr_widen8(x, r[u], t.dtype);
+        else w.get(x, t, c);
     }
 };
 
+#define NORM_KERNEL template <int TEAM, int HELD> static __global__ __launch_bounds__(TR_BLOCK)
 
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_kernel(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, int64_t rows)
+NORM_KERNEL void rms_norm_kernel(tr_mat y, float *r, tr_mat x, tr_mat g, float eps, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    team<TEAM> w(x.cols / g.cols, g.cols);
-    if (w.i >= rows) return;   /* a whole team */
-    held<TEAM> h(w, x);
+    team<TEAM, HELD> w(rows, x.cols / g.cols, g.cols);
+    held<TEAM, HELD> hx(w, x);
     float sum = 0;
-    h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum = fmaf(v[k], v[k], sum); });
-    float ri = 1 / sqrtf(tr_team_sum<TEAM>(sum, s.part) / (float)w.width + eps);
-    if (!w.lane) r[w.i] = ri;
-    h.again([&](float (&v)[TR_WIDE], int64_t c) {
-        float gain[TR_WIDE];
+    w.each([&](int u, int c) {
+        float v[TR_WIDE];
+        hx.get(v, u, c);
+        EIGHT sum = fmaf(v[k], v[k], sum);
+    });
+    float ri = 1 / sqrtf(tr_team_sum<TEAM>(sum, s.part) / (float)g.cols + eps);
+    if (!w.lane && w.width) r[w.i] = ri;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], gain[TR_WIDE];
+        hx.get(v, u, c);
         tr_get8(gain, g, 0, c, w.n(c));
         EIGHT v[k] = v[k] * ri * gain[k];
         w.put(y, c, v);
@@ -88,51 +81,57 @@ struct rms_norm_rebuild_rule {
 };
 
 /* dx may be dy: a thread reads its elements before it writes them. */
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void rms_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *r, tr_mat g, int64_t rows)
+NORM_KERNEL void rms_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *r, tr_mat g, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    team<TEAM> w(x.cols / g.cols, g.cols);
-    if (w.i >= rows) return;
-    held<TEAM> h(w, x);
-    float ri = r[w.i], sum = 0;
-    h.first([&](float (&v)[TR_WIDE], int64_t c) {
-        float d[TR_WIDE], gain[TR_WIDE];
-        w.get(d, dy, c);
+    team<TEAM, HELD> w(rows, x.cols / g.cols, g.cols);
+    held<TEAM, HELD> hx(w, x), hd(w, dy);
+    float ri = w.width ? r[w.i] : 0, sum = 0;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], d[TR_WIDE], gain[TR_WIDE];
+        hx.get(v, u, c);
+        hd.get(d, u, c);
         tr_get8(gain, g, 0, c, w.n(c));
         EIGHT sum = fmaf(d[k] * gain[k], v[k], sum);
     });
-    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)w.width * ri;
-    h.again([&](float (&v)[TR_WIDE], int64_t c) {
-        float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
-        w.get(d, dy, c);
-        tr_get8(gain, g, 0, c, w.n(c));
-        EIGHT old[k] = 0;
+    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)g.cols * ri;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         if (acc) w.get(old, dx, c);
+        hx.get(v, u, c);
+        hd.get(d, u, c);
+        tr_get8(gain, g, 0, c, w.n(c));
         EIGHT old[k] += ri * (d[k] * gain[k] - v[k] * ri * mean);
         w.put(dx, c, old);
     });
 }
 
 /* stat[row] = mean, 1 / sqrt(var + eps); the variance from the differences, as the CPU's. */
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_kernel(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, float eps, int64_t rows)
+NORM_KERNEL void layer_norm_kernel(tr_mat y, float *stat, tr_mat x, tr_mat g, tr_mat b, float eps, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    team<TEAM> w(1, x.cols);
-    if (w.i >= rows) return;
-    held<TEAM> h(w, x);
+    team<TEAM, HELD> w(rows, 1, x.cols);
+    held<TEAM, HELD> hx(w, x);
     float sum = 0, squares = 0;
-    h.first([&](float (&v)[TR_WIDE], int64_t) { EIGHT sum += v[k]; });
-    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)w.width;
-    h.again([&](float (&v)[TR_WIDE], int64_t c) {
+    w.each([&](int u, int c) {
+        float v[TR_WIDE];
+        hx.get(v, u, c);
+        EIGHT sum += v[k];
+    });
+    float mean = tr_team_sum<TEAM>(sum, s.part) / (float)x.cols;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE];
+        hx.get(v, u, c);
         EIGHT {
             float d = k < w.n(c) ? v[k] - mean : 0;
             squares = fmaf(d, d, squares);
         }
     });
-    float rstd = 1 / sqrtf(tr_team_sum<TEAM>(squares, s.part) / (float)w.width + eps);
-    if (!w.lane) stat[2 * w.i] = mean, stat[2 * w.i + 1] = rstd;
-    h.again([&](float (&v)[TR_WIDE], int64_t c) {
-        float gain[TR_WIDE], bias[TR_WIDE];
+    float rstd = 1 / sqrtf(tr_team_sum<TEAM>(squares, s.part) / (float)x.cols + eps);
+    if (!w.lane && w.width) stat[2 * w.i] = mean, stat[2 * w.i + 1] = rstd;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], gain[TR_WIDE], bias[TR_WIDE];
+        hx.get(v, u, c);
         tr_get8(gain, g, 0, c, w.n(c));
         tr_get8(bias, b, 0, c, w.n(c));
         EIGHT v[k] = (v[k] - mean) * rstd * gain[k] + bias[k];
@@ -154,16 +153,16 @@ struct layer_norm_rebuild_rule {
     }
 };
 
-template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *stat, tr_mat g, int64_t rows)
+NORM_KERNEL void layer_norm_backward_kernel(tr_mat dx, int acc, tr_mat dy, tr_mat x, const float *stat, tr_mat g, int64_t rows)
 {
     norm_shared &s = tr_shared<norm_shared>();
-    team<TEAM> w(1, x.cols);
-    if (w.i >= rows) return;
-    held<TEAM> h(w, x);
-    float mean = stat[2 * w.i], rstd = stat[2 * w.i + 1], plain = 0, along = 0;
-    h.first([&](float (&v)[TR_WIDE], int64_t c) {
-        float d[TR_WIDE], gain[TR_WIDE];
-        w.get(d, dy, c);
+    team<TEAM, HELD> w(rows, 1, x.cols);
+    held<TEAM, HELD> hx(w, x), hd(w, dy);
+    float mean = w.width ? stat[2 * w.i] : 0, rstd = w.width ? stat[2 * w.i + 1] : 0, plain = 0, along = 0;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], d[TR_WIDE], gain[TR_WIDE];
+        hx.get(v, u, c);
+        hd.get(d, u, c);
         tr_get8(gain, g, 0, c, w.n(c));
         EIGHT {
             d[k] *= gain[k];   /* 0 beyond the row */
@@ -171,13 +170,13 @@ template <int TEAM> static __global__ __launch_bounds__(TR_BLOCK) void layer_nor
             along = fmaf(d[k], (v[k] - mean) * rstd, along);
         }
     });
-    float a = tr_team_sum<TEAM>(plain, s.part) / (float)w.width, b = tr_team_sum<TEAM>(along, s.part) / (float)w.width;
-    h.again([&](float (&v)[TR_WIDE], int64_t c) {
-        float d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE];
-        w.get(d, dy, c);
-        tr_get8(gain, g, 0, c, w.n(c));
-        EIGHT old[k] = 0;
+    float a = tr_team_sum<TEAM>(plain, s.part) / (float)x.cols, b = tr_team_sum<TEAM>(along, s.part) / (float)x.cols;
+    w.each([&](int u, int c) {
+        float v[TR_WIDE], d[TR_WIDE], gain[TR_WIDE], old[TR_WIDE] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         if (acc) w.get(old, dx, c);
+        hx.get(v, u, c);
+        hd.get(d, u, c);
+        tr_get8(gain, g, 0, c, w.n(c));
         EIGHT old[k] += rstd * (d[k] * gain[k] - a - (v[k] - mean) * rstd * b);
         w.put(dx, c, old);
     });
@@ -228,6 +227,7 @@ static __global__ __launch_bounds__(TR_BLOCK) void parts_kernel(float *out, int6
     int64_t c = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x;
     if (c >= width) return;
     float sum = 0;
+#pragma unroll 16
     for (int p = 0; p < parts; p++) sum += part_sums[p * width + c];
     out[c] += sum;
 }
@@ -245,10 +245,17 @@ template <int OF> static int columns(float *out, int64_t width, tr_mat dy, tr_ma
     return err ? err : tr_launch(dim3((unsigned)((width + TR_BLOCK - 1) / TR_BLOCK)), TR_BLOCK, 0, s, parts_kernel, out, width, parts);
 }
 
-/* The kernel for rows or groups of `width`: a warp has one, or a block where they are wide. */
+/* The kernel for `rows` rows or groups of `width`: the smallest team that holds one in registers. */
+template <class... P, class... A> static int launch_teams(int size, int64_t rows, tr_cuda_stream s, void (*kernel)(P...), A... args)
+{
+    int64_t each = TR_BLOCK / size;
+    return tr_launch(dim3((unsigned)((rows + each - 1) / each)), TR_BLOCK, sizeof(norm_shared), s, kernel, args..., rows);
+}
+
 #define TEAMS(s, rows, width, kernel, ...) \
-    ((width) > TR_NARROW ? tr_launch(dim3((unsigned)(rows)), TR_BLOCK, sizeof(norm_shared), s, kernel<TR_BLOCK>, __VA_ARGS__, rows) : \
-     tr_launch(dim3((unsigned)(((rows) + TR_BLOCK / 32 - 1) / (TR_BLOCK / 32))), TR_BLOCK, sizeof(norm_shared), s, kernel<32>, __VA_ARGS__, rows))
+    ((width) <= 64 ? launch_teams(8, rows, s, kernel<8, 1>, __VA_ARGS__) : (width) <= 128 ? launch_teams(16, rows, s, kernel<16, 1>, __VA_ARGS__) : \
+     (width) <= 256 ? launch_teams(32, rows, s, kernel<32, 1>, __VA_ARGS__) : (width) <= TR_NARROW ? launch_teams(32, rows, s, kernel<32, 4>, __VA_ARGS__) : \
+     (width) <= 4096 ? launch_teams(TR_BLOCK, rows, s, kernel<TR_BLOCK, 2>, __VA_ARGS__) : launch_teams(TR_BLOCK, rows, s, kernel<TR_BLOCK, 4>, __VA_ARGS__))
 
 extern "C" {
 

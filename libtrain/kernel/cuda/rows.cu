@@ -39,11 +39,14 @@ struct rope_rule {
     {
         if (half % TR_WIDE == 0) {   /* a stretch lies within one head */
             int64_t d = (unsigned)c % (unsigned)half, at = (int64_t)((unsigned)c / (unsigned)half) * 2 * half + d;
+            tr_raw first = {}, second = {};
             float a[TR_WIDE], b[TR_WIDE], cosine[TR_WIDE], sine[TR_WIDE];
+            tr_fetch8(first, x, r, at, n);
+            tr_fetch8(second, x, r, at + half, n);
             tr_get8(cosine, cs, pos[r], d, n);
             tr_get8(sine, cs, pos[r], half + d, n);
-            tr_get8(a, x, r, at, n);
-            tr_get8(b, x, r, at + half, n);
+            tr_widen8(a, first, x.dtype);
+            tr_widen8(b, second, x.dtype);
             EIGHT {
                 float sn = sign * sine[k], u = a[k] * cosine[k] - b[k] * sn;
                 b[k] = b[k] * cosine[k] + a[k] * sn;
@@ -62,48 +65,66 @@ struct rope_rule {
     }
 };
 
-enum { FETCHED = 8 };   /* rows on their way at once */
-struct embed_shared { int before[TR_BLOCK / 32]; unsigned match[TR_BLOCK / 32]; int at[TR_BLOCK]; };
+enum { SCAN = 4, SCANNED = SCAN * TR_BLOCK /* ids looked at together */, FETCHED = 4 /* rows on their way at once */ };
+struct embed_shared { unsigned any[2][TR_BLOCK / 32]; unsigned match[SCAN][TR_BLOCK / 32]; int at[SCANNED]; };
 
-/* The block of an id's first token adds all its tokens in order, the others find an earlier one and leave. Grid: tokens, stretches of
- * 2048 columns. */
-static __global__ __launch_bounds__(TR_BLOCK) void embed_backward_kernel(tr_mat dw, tr_mat dy, const int32_t *ids)
+/* The block of an id's first token adds all its tokens in order; the others find an earlier one, from the nearest on, and leave. Grid:
+ * tokens, stretches of 2048 columns. */
+static __global__ __launch_bounds__(TR_BLOCK, 4) void embed_backward_kernel(tr_mat dw, tr_mat dy, const int32_t *ids)
 {
     embed_shared &s = tr_shared<embed_shared>();
     int first = (int)blockIdx.x, tokens = (int)dy.rows, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int32_t id = ids[first];
-    int before = 0;
-    for (int i = (int)threadIdx.x; i < first; i += TR_BLOCK) before |= ids[i] == id;
-    for (int o = 16; o; o /= 2) before |= __shfl_xor_sync(0xffffffffu, before, o);
-    if (!lane) s.before[warp] = before;
-    __syncthreads();
-    for (int w = 0; w < TR_BLOCK / 32; w++)
-        if (s.before[w]) return;   /* the whole block */
+    for (int end = first, turn = 0; end > 0; end -= SCANNED, turn ^= 1) {
+        bool found = false;
+#pragma unroll
+        for (int k = 0; k < SCAN; k++) {
+            int i = end - 1 - k * TR_BLOCK - (int)threadIdx.x;
+            found = found || (i >= 0 && ids[i] == id);
+        }
+        unsigned any = __ballot_sync(0xffffffffu, found);
+        if (!lane) s.any[turn][warp] = any;
+        __syncthreads();   /* one for each turn: its words are written again only after the next one */
+        for (int w = 0; w < TR_BLOCK / 32; w++)
+            if (s.any[turn][w]) return;   /* the whole block */
+    }
     int64_t c = ((int64_t)blockIdx.y * TR_BLOCK + threadIdx.x) * TR_WIDE;
     int n = dy.cols - c < TR_WIDE ? (int)(dy.cols - c) : (int)TR_WIDE;
     float sum[TR_WIDE];
     if (n > 0) tr_get8(sum, dw, id, c, n);
-    for (int base = first; base < tokens; base += TR_BLOCK) {
-        int i = base + (int)threadIdx.x, found = i < tokens && ids[i] == id;
-        unsigned match = __ballot_sync(0xffffffffu, found);
-        if (!lane) s.match[warp] = match;
-        __syncthreads();
-        int count = 0, mine = 0;   /* of all 256; of those before this thread */
-        for (int w = 0; w < TR_BLOCK / 32; w++) {
-            if (w == warp) mine = count + __popc(match & ((1u << lane) - 1));
-            count += __popc(s.match[w]);
+    for (int base = first; base < tokens; base += SCANNED) {
+        unsigned match[SCAN];
+#pragma unroll
+        for (int k = 0; k < SCAN; k++) {
+            int i = base + k * TR_BLOCK + (int)threadIdx.x;
+            match[k] = __ballot_sync(0xffffffffu, i < tokens && ids[i] == id);
         }
-        if (found) s.at[mine] = i;
+        __syncthreads();   /* the last list is done with */
+#pragma unroll
+        for (int k = 0; k < SCAN; k++)
+            if (!lane) s.match[k][warp] = match[k];
+        __syncthreads();
+        int count = 0;
+#pragma unroll
+        for (int k = 0; k < SCAN; k++)
+            for (int w = 0; w < TR_BLOCK / 32; w++) {
+                if (w == warp && match[k] >> lane & 1) s.at[count + __popc(match[k] & ((1u << lane) - 1))] = base + k * TR_BLOCK + (int)threadIdx.x;
+                count += __popc(s.match[k][w]);
+            }
         __syncthreads();
         if (n > 0)
             for (int j = 0; j < count; j += FETCHED) {
-                float d[FETCHED][TR_WIDE];
+                tr_raw d[FETCHED] = {};
 #pragma unroll
                 for (int u = 0; u < FETCHED; u++)
-                    if (j + u < count) tr_get8(d[u], dy, s.at[j + u], c, n);
+                    if (j + u < count) tr_fetch8(d[u], dy, s.at[j + u], c, n);
 #pragma unroll
                 for (int u = 0; u < FETCHED; u++)
-                    if (j + u < count) EIGHT sum[k] += d[u][k];
+                    if (j + u < count) {
+                        float x[TR_WIDE];
+                        tr_widen8(x, d[u], dy.dtype);
+                        EIGHT sum[k] += x[k];
+                    }
             }
     }
     if (n > 0) tr_put8(dw, id, c, n, sum);

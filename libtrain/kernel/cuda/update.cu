@@ -40,10 +40,14 @@ struct along_adam {
     tr_cuda_moments h;
     DIRECTION
     {
+        tr_raw gr = {}, mr = {}, vr = {};
         float mm[TR_WIDE], vv[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(mm, m, r, c, n);
-        tr_get8(vv, v, r, c, n);
+        tr_fetch8(gr, g, r, c, n);
+        tr_fetch8(mr, m, r, c, n);
+        tr_fetch8(vr, v, r, c, n);
+        tr_widen8(x, gr, g.dtype);
+        tr_widen8(mm, mr, m.dtype);
+        tr_widen8(vv, vr, v.dtype);
         EIGHT {
             mm[k] = h.beta1 * mm[k] + h.keep1 * x[k];
             vv[k] = h.beta2 * vv[k] + h.keep2 * (x[k] * x[k]);
@@ -99,9 +103,11 @@ template <class D> struct step_rule {
     tr_cuda_step a;
     RULE
     {
+        tr_raw old = {};
         float x[TR_WIDE], u[TR_WIDE];
+        tr_fetch8(old, w, r, c, n);
         along(x, r, c, n);
-        tr_get8(u, w, r, c, n);
+        tr_widen8(u, old, w.dtype);
         EIGHT u[k] = (a.before * u[k] - a.rate * x[k]) * a.after;
         put_rounded(w, r, c, n, u, a.noise);
     }
