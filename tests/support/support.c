@@ -80,7 +80,7 @@ static const char *share_memory(const struct tr_device_module *m)
 {
     static char line[600];   /* not on the stack, nor from the heap */
     enum { HEAP = 256 << 20, STACK = 4 << 20 };
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);   /* all of the heap in one range, which is never given back */
+    mallopt(M_MMAP_MAX, 0);   /* all of the heap in one range, which is never given back */
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
     void *heap = malloc(HEAP);
     if (!heap) return "no memory";

@@ -232,7 +232,7 @@ static int move_rows(tr_mat x, char *host, bool in, tr_cuda_stream s)
 {
     size_t row = (size_t)x.cols * width(x.dtype), pitch = (size_t)x.ld * width(x.dtype), rows = (size_t)x.rows;
     if (row == pitch) row = pitch = row * rows, rows = rows > 0;
-    size_t piece = row < PINNED ? row : PINNED, each = row && row < PINNED ? PINNED / row : 1;
+    size_t piece = row < PINNED ? row : (size_t)PINNED, each = row && row < PINNED ? PINNED / row : 1;
     char *p;
     int err = pinned(&p);
     for (size_t r = 0; r < rows; r += each)
