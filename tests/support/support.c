@@ -108,3 +108,5 @@ const struct tr_device_module *test_module(void)
     if (!m || (why = share_memory(m))) no_device(why);
     return m;
 }
+
+bool test_sanitized(void) { return getenv("TEST_SANITIZED") != NULL; }

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <cmocka.h>
 #include "libtrain/base/status.h"
@@ -13,6 +14,9 @@
 
 /* A fresh folder under $TMPDIR, removed at exit. */
 const char *test_folder(void);
+
+/* Under sanitizers (TEST_SANITIZED is set), where everything takes ten times as long: families are tested at their ends. */
+bool test_sanitized(void);
 
 /* Fills n floats with reproducible normal numbers times std. */
 void test_normal(float *x, int64_t n, uint64_t seed, float std);
