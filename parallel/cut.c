@@ -17,6 +17,26 @@ int par_cut_even(int *first, int layers, int stages)
     return TR_OK;
 }
 
+int par_cut_by_hand(int *first, int layers, int stages, const char *text)
+{
+    struct tr_buf fits = { 0 };
+    const char *at = text;
+    int n = 0, rc;
+    TR_TRY(enough(layers, stages));
+    first[0] = 0;
+    for (char *end; n < stages; n++, at = end + 1) {
+        long k = strtol(at, &end, 10);
+        if (end == at || k < 1 || k > layers - first[n] || *end != (n < stages - 1 ? ',' : 0)) break;
+        first[n + 1] = first[n] + (int)k;
+    }
+    if (n == stages && first[n] == layers) return TR_OK;
+    for (int i = 0; i < stages; i++) TR_GO(tr_buf_printf(&fits, "%s%lld", i ? "," : "", (long long)layers * (i + 1) / stages - (long long)layers * i / stages));
+    rc = tr_fail(TR_EINPUT, "layers by stage '%s': it must be %d numbers of 1 or more that add up to %d, as %s", text, stages, layers, fits.data);
+done:
+    tr_buf_release(&fits);
+    return rc;
+}
+
 struct best { double slowest, squares; int begin; };   /* of stages 0..k over layers 0..end: the cut with the last stage's begin */
 
 static void improve(struct best *b, const struct best *before, double seconds, int begin)

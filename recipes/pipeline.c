@@ -40,7 +40,8 @@ static int cut(struct pipeline *p, const struct job *j)
     TR_GO(tr_calloc(&p->first, (size_t)n + 1, sizeof *p->first));
     TR_GO(tr_calloc(&work, (size_t)layers, sizeof *work));
     for (int i = 0; i < layers; i++) work[i] = block;
-    TR_GO(par_cut_by_cost(p->first, layers, n, work, 0, p->schedule.vocabulary ? 0 : head));
+    if (j->r->parallel.layers[0]) TR_GO(par_cut_by_hand(p->first, layers, n, j->r->parallel.layers));
+    else TR_GO(par_cut_by_cost(p->first, layers, n, work, 0, p->schedule.vocabulary ? 0 : head));
     for (int i = 1; i <= n; i++) p->first[i]++; /* the embedding goes with the first block, final norm and head with the last */
     p->first[n]++;
 done:

@@ -113,11 +113,12 @@ static void release(struct pipeline *p)
     free(p->figures);
 }
 
-static int deal(struct pipeline *p, const struct model *m, int layers, enum cut cut)
+static int deal(struct pipeline *p, const struct recipe *r, const struct model *m, int layers, enum cut cut)
 {
     double *seconds = NULL, plain = p->schedule.vocabulary ? 0 : 1;
     int rc;
     TR_TRY(tr_calloc(&p->first, (size_t)p->stages + 1, sizeof *p->first));
+    if (r->parallel.layers[0]) return par_cut_by_hand(p->first, layers, p->stages, r->parallel.layers);
     if (cut == CUT_EVEN) return par_cut_even(p->first, layers, p->stages);
     TR_GO(tr_calloc(&seconds, (size_t)layers, sizeof *seconds));
     for (int i = 0; i < layers; i++) seconds[i] = m->block.forward + m->block.input + m->block.weight;
@@ -175,7 +176,7 @@ static int build(struct pipeline *p, const struct recipe *r, const struct tr_sha
         return tr_fail(TR_EINPUT, "parallel.pipeline = %" PRId64 " with schedule %s (%s): %d stages for %" PRId64 " layers; set parallel.pipeline to at most %" PRId64,
                        r->parallel.pipeline, schedule, r->path, p->stages, shape->layers, shape->layers / p->schedule.chunks);
     TR_TRY(par_schedule_check(&p->schedule));
-    TR_TRY(deal(p, m, (int)shape->layers, cut));
+    TR_TRY(deal(p, r, m, (int)shape->layers, cut));
     TR_TRY(cost(p, r, m));
     TR_TRY(par_schedule_simulate(&p->time, &p->schedule, &p->costs));
     double most = 0, data = (double)r->parallel.data;
@@ -308,7 +309,8 @@ int recipe_plan_schedule(struct recipe *r, const char *svg, bool json)
     if (json) print_json(&p, r, &m, most, fits);
     if (!json) {
         print_head(r, &j.shape, &m);
-        printf("%s, vocabulary parallelism %s, %d micro-batches of %.0f tokens; layers cut by cost\n\n", name, ((const char *[]){ "none", "alg1", "alg2" })[r->parallel.vocabulary], p.schedule.micros, m.tokens);
+        printf("%s, vocabulary parallelism %s, %d micro-batches of %.0f tokens; layers cut by %s\n\n", name, ((const char *[]){ "none", "alg1", "alg2" })[r->parallel.vocabulary], p.schedule.micros, m.tokens,
+               r->parallel.layers[0] ? "hand" : "cost");
         print_ranks(&p);
     }
     TR_GO(draw(&p, svg, json));

@@ -30,7 +30,7 @@ struct recipe {
         int schedule;
     } train;
     struct { int64_t budget; int recompute, fused_update, offload; char *offload_dir; } memory;
-    struct { int64_t data, pipeline, zero; double timeout; int schedule, vocabulary, backend; } parallel;
+    struct { int64_t data, pipeline, zero; double timeout; int schedule, vocabulary, backend; char *layers; } parallel;
     struct { double flops, link, latency; } device;
     struct { int64_t every, memory_every, keep, compress; char *redundancy; } checkpoint;
     struct { char *dir, *name; int device; int64_t threads; bool tensorboard; } run;

@@ -22,6 +22,9 @@ done
 scheduled v-half 4 --set run.dir=p
 same "v-half, 4 ranks" one p
 rm -rf p
+piped 3 --set run.dir=p --set parallel.layers=1,5,2
+same "1f1b, 3 ranks, layers by hand" one p
+rm -rf p
 
 # What waits for the weights' part of backward is kept, rebuilt or run again; biases; updates inside backward; a grid.
 for more in "model.arch=gpt2 --set model.tied=false --set memory.recompute=none" "memory.recompute=block" "train.micro_batch=6" "train.micro_batch=3 --set train.clip=0.5" \
@@ -46,6 +49,7 @@ expect "the peak of v-half is the forecast's" "$(tail -n 1 f/metrics.jsonl | gre
 piped 4 --set run.dir=few --set train.micro_batch=3
 expect "fewer micro-batches than stages" "$(grep -c 'warning: 2 micro-batches for 4 stages: ranks wait for 60 % of a step' err)" 1
 
+refused "layers by hand that do not add up" 2 '3 numbers of 1 or more that add up to 8, as 2,3,3' 3 run a.ini --set parallel.pipeline=3 --set parallel.layers=3,3,3 --set run.dir=no
 refused "more stages than layers" 2 'set parallel.pipeline to at most 4, or parallel.schedule = 1f1b' 6 run a.ini --set parallel.pipeline=6 --set parallel.schedule=v-half --set run.dir=no
 refused "micro-batches that the schedule cannot do" 2 'use 4 or 8, or 1f1b' 4 run a.ini --set parallel.pipeline=4 --set parallel.schedule=interleaved --set run.dir=no
 

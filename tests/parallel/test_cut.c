@@ -71,8 +71,21 @@ static void too_many_stages(void **state)
     assert_int_equal(par_cut_even(first, 4, 0), TR_EINPUT);
 }
 
+static void by_hand(void **state)
+{
+    static const char *const bad[] = { "4,4", "4,4,4", "4,4,2,1", "0,5,6", "4,4,x", "4,4,3,", "4;4,3", "-1,6,6", "", "99999999999,1,1" };
+    int first[4];
+    assert_ok(par_cut_by_hand(first, 11, 3, "4,4,3"));
+    assert_memory_equal(first, ((int[]){ 0, 4, 8, 11 }), sizeof first);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(par_cut_by_hand(first, 11, 3, bad[i]), TR_EINPUT);
+        assert_non_null(strstr(tr_message(), "3 numbers of 1 or more that add up to 11, as 3,4,4"));
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(no_cut_is_faster), cmocka_unit_test(what_is_alike_is_cut_evenly), cmocka_unit_test(too_many_stages) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(no_cut_is_faster), cmocka_unit_test(what_is_alike_is_cut_evenly), cmocka_unit_test(too_many_stages),
+                                         cmocka_unit_test(by_hand) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
