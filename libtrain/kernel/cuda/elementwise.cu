@@ -54,9 +54,12 @@ struct add_rule {
     tr_mat y, a, b;
     RULE
     {
+        tr_raw first = {}, second = {};
         float u[TR_WIDE], v[TR_WIDE];
-        tr_get8(u, a, r, c, n);
-        tr_get8(v, b, r, c, n);
+        tr_fetch8(first, a, r, c, n);
+        tr_fetch8(second, b, r, c, n);
+        tr_widen8(u, first, a.dtype);
+        tr_widen8(v, second, b.dtype);
         EIGHT u[k] += v[k];
         tr_put8(y, r, c, n, u);
     }
@@ -103,9 +106,12 @@ struct swiglu_rule {
     tr_mat a, gu;
     RULE
     {
+        tr_raw gate = {}, up = {};
         float g[TR_WIDE], u[TR_WIDE];
-        tr_get8(g, gu, r, c, n);
-        tr_get8(u, gu, r, a.cols + c, n);
+        tr_fetch8(gate, gu, r, c, n);
+        tr_fetch8(up, gu, r, a.cols + c, n);
+        tr_widen8(g, gate, gu.dtype);
+        tr_widen8(u, up, gu.dtype);
         EIGHT u[k] *= g[k] / (1 + expf(-g[k]));
         tr_put8(a, r, c, n, u);
     }
@@ -115,10 +121,14 @@ struct swiglu_backward_rule {
     tr_mat dgu, da, gu;
     RULE
     {
+        tr_raw gate = {}, up = {}, down = {};
         float g[TR_WIDE], u[TR_WIDE], d[TR_WIDE];
-        tr_get8(g, gu, r, c, n);
-        tr_get8(u, gu, r, da.cols + c, n);
-        tr_get8(d, da, r, c, n);
+        tr_fetch8(gate, gu, r, c, n);
+        tr_fetch8(up, gu, r, da.cols + c, n);
+        tr_fetch8(down, da, r, c, n);
+        tr_widen8(g, gate, gu.dtype);
+        tr_widen8(u, up, gu.dtype);
+        tr_widen8(d, down, da.dtype);
         EIGHT {
             float s = 1 / (1 + expf(-g[k])), silu = g[k] * s;
             g[k] = d[k] * u[k] * (s + silu * (1 - s));

@@ -39,12 +39,14 @@ struct rope_rule {
     {
         if (half % TR_WIDE == 0) {   /* a stretch lies within one head */
             int64_t d = (unsigned)c % (unsigned)half, at = (int64_t)((unsigned)c / (unsigned)half) * 2 * half + d;
-            tr_raw first = {}, second = {};
+            tr_raw first = {}, second = {}, c_raw = {}, s_raw = {};
             float a[TR_WIDE], b[TR_WIDE], cosine[TR_WIDE], sine[TR_WIDE];
             tr_fetch8(first, x, r, at, n);
             tr_fetch8(second, x, r, at + half, n);
-            tr_get8(cosine, cs, pos[r], d, n);
-            tr_get8(sine, cs, pos[r], half + d, n);
+            tr_fetch8(c_raw, cs, pos[r], d, n);
+            tr_fetch8(s_raw, cs, pos[r], half + d, n);
+            tr_widen8(cosine, c_raw, cs.dtype);
+            tr_widen8(sine, s_raw, cs.dtype);
             tr_widen8(a, first, x.dtype);
             tr_widen8(b, second, x.dtype);
             EIGHT {

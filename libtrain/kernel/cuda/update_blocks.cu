@@ -55,62 +55,82 @@ static __global__ __launch_bounds__(TR_BLOCK) void column_norms_kernel(float *ou
     out[c] = (float)sqrt(sum);
 }
 
-/* ---- moments in 8 bits: a block of threads has a block of codes, and the next but so many */
+/* ---- moments in 8 bits: a warp has a block of codes, a lane eight of them, one after another block for each of its turns */
 
-enum { EACH_BLOCK = 8 };
-struct codes_shared { float value[2][256], middle[2][256], most[2][TR_CUDA_8BIT / 32]; };
+enum { TURNS = 4 };
+struct codes_shared { float value[2][256], middle[2][256]; };
 
 /* The nearest of the values (kernel/update_rules.h: encode). */
-static __device__ inline uint8_t nearest_code(float y, const float *middle)
+static __device__ inline unsigned nearest_code(float y, const float *middle)
 {
     int at = 0;
 #pragma unroll
     for (int step = 128; step; step /= 2) at += y > middle[at + step - 1] ? step : 0;
-    return (uint8_t)at;
+    return (unsigned)at;
 }
 
-/* Both moments' largest magnitudes of the block, for every thread. */
-static __device__ inline void block_most(float (&most)[2], codes_shared &s)
+static __device__ inline float warp_most(const float (&x)[TR_WIDE])
 {
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        for (int o = 16; o; o /= 2) {
-            float other = __shfl_xor_sync(0xffffffffu, most[i], o);
-            most[i] = other > most[i] ? other : most[i];
-        }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s.most[0][threadIdx.x / 32] = most[0], s.most[1][threadIdx.x / 32] = most[1];
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        for (int w = 0; w < TR_CUDA_8BIT / 32; w++) most[i] = s.most[i][w] > most[i] ? s.most[i][w] : most[i];
+    float most = 0;
+    EIGHT most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
+    for (int o = 16; o; o /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, most, o);
+        most = other > most ? other : most;
+    }
+    return most;
 }
 
-static __global__ __launch_bounds__(TR_CUDA_8BIT) void adam_8bit_kernel(tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, tr_cuda_books books, tr_cuda_moments h)
+/* Eight codes in two words, n of them there. */
+static __device__ inline uint2 get_codes(const uint8_t *p, int n)
+{
+    if (n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 8 == 0) return *reinterpret_cast<const uint2 *>(p);
+    unsigned w[2] = { 0, 0 };
+    EIGHT if (k < n) w[k / 4] |= (unsigned)p[k] << 8 * (k % 4);
+    return uint2{ w[0], w[1] };
+}
+
+static __device__ inline void put_codes(uint8_t *p, int n, const float (&x)[TR_WIDE], float most, bool whole, const float *middle)
+{
+    unsigned w[2] = { 0, 0 };
+    float by = most > 0 ? 1 / most : 0;
+    EIGHT w[k / 4] |= nearest_code(whole ? x[k] * by : most > 0 ? x[k] / most : 0, middle) << 8 * (k % 4);
+    if (n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 8 == 0) {
+        *reinterpret_cast<uint2 *>(p) = uint2{ w[0], w[1] };
+        return;
+    }
+    EIGHT if (k < n) p[k] = (uint8_t)(w[k / 4] >> 8 * (k % 4));
+}
+
+static __global__ __launch_bounds__(TR_BLOCK, 3) void adam_8bit_kernel(tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, tr_cuda_books books, tr_cuda_moments h)
 {
     codes_shared &s = tr_shared<codes_shared>();
-    int t = (int)threadIdx.x;
+    int t = (int)threadIdx.x, lane = t % 32;
     s.value[0][t] = books.with_sign[t], s.value[1][t] = books.positive[t];
     s.middle[0][t] = t < 255 ? (books.with_sign[t] + books.with_sign[t + 1]) / 2 : 0;
     s.middle[1][t] = t < 255 ? (books.positive[t] + books.positive[t + 1]) / 2 : 0;
     __syncthreads();
     int64_t count = g.rows * g.cols, blocks = (count + TR_CUDA_8BIT - 1) / TR_CUDA_8BIT;
-    for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-        int64_t i = block * TR_CUDA_8BIT + t;
-        bool there = i < count, whole = (block + 1) * TR_CUDA_8BIT <= count;
-        float *x = static_cast<float *>(g.data) + (there ? i / g.cols * g.ld + i % g.cols : 0), y = there ? *x : 0, mm = 0, vv = 0;
-        if (there) {
-            mm = h.beta1 * (s.value[0][m[i]] * m_most[block]) + h.keep1 * y;
-            vv = h.beta2 * (s.value[1][v[i]] * v_most[block]) + h.keep2 * (y * y);
-            *x = mm / (sqrtf(vv) * h.root + h.eps);
+    for (int64_t block = (int64_t)blockIdx.x * (TR_BLOCK / 32) + t / 32; block < blocks; block += (int64_t)gridDim.x * (TR_BLOCK / 32)) {   /* a warp goes along as one */
+        int64_t i = block * TR_CUDA_8BIT + lane * TR_WIDE;
+        int n = i >= count ? 0 : count - i < TR_WIDE ? (int)(count - i) : (int)TR_WIDE;
+        bool whole = (block + 1) * TR_CUDA_8BIT <= count, dense = g.ld == g.cols;
+        uint2 mc = get_codes(m + i, n), vc = get_codes(v + i, n);
+        float x[TR_WIDE], mm[TR_WIDE], vv[TR_WIDE], most[2] = { m_most[block], v_most[block] };
+        if (dense) tr_get8(x, g, 0, i, n);
+        else EIGHT x[k] = k < n ? tr_get(g, (i + k) / g.cols, (i + k) % g.cols) : 0;
+        EIGHT {
+            unsigned at = 8 * (k % 4);
+            mm[k] = h.beta1 * (s.value[0][(k < 4 ? mc.x : mc.y) >> at & 255] * most[0]) + h.keep1 * x[k];
+            vv[k] = h.beta2 * (s.value[1][(k < 4 ? vc.x : vc.y) >> at & 255] * most[1]) + h.keep2 * (x[k] * x[k]);
+            x[k] = mm[k] / (sqrtf(vv[k]) * h.root + h.eps);
+            if (k >= n) mm[k] = vv[k] = 0;
         }
-        float most[2] = { fabsf(mm) > 0 ? fabsf(mm) : 0, fabsf(vv) > 0 ? fabsf(vv) : 0 };
-        block_most(most, s);   /* after all have read the old ones */
-        if (there) {
-            m[i] = nearest_code(whole ? mm * (most[0] > 0 ? 1 / most[0] : 0) : most[0] > 0 ? mm / most[0] : 0, s.middle[0]);
-            v[i] = nearest_code(whole ? vv * (most[1] > 0 ? 1 / most[1] : 0) : most[1] > 0 ? vv / most[1] : 0, s.middle[1]);
-        }
-        if (!t) m_most[block] = most[0], v_most[block] = most[1];
+        most[0] = warp_most(mm), most[1] = warp_most(vv);   /* after all lanes have read the old ones */
+        put_codes(m + i, n, mm, most[0], whole, s.middle[0]);
+        put_codes(v + i, n, vv, most[1], whole, s.middle[1]);
+        if (!lane) m_most[block] = most[0], v_most[block] = most[1];
+        if (dense) tr_put8(g, 0, i, n, x);
+        else EIGHT if (k < n) tr_put(g, (i + k) / g.cols, (i + k) % g.cols, x[k]);
     }
 }
 
@@ -156,7 +176,8 @@ int tr_cuda_norms(float *n, tr_mat x, int axis, tr_cuda_stream s)
 int tr_cuda_adam_8bit(tr_mat g, uint8_t *m, uint8_t *v, float *m_most, float *v_most, const tr_cuda_books *books, tr_cuda_moments h, tr_cuda_stream s)
 {
     int64_t blocks = (g.rows * g.cols + TR_CUDA_8BIT - 1) / TR_CUDA_8BIT;
-    return tr_launch(dim3((unsigned)((blocks + EACH_BLOCK - 1) / EACH_BLOCK)), TR_CUDA_8BIT, sizeof(codes_shared), s, adam_8bit_kernel, g, m, v, m_most, v_most, *books, h);
+    int64_t each = TURNS * (TR_BLOCK / 32);
+    return tr_launch(dim3((unsigned)((blocks + each - 1) / each)), TR_BLOCK, sizeof(codes_shared), s, adam_8bit_kernel, g, m, v, m_most, v_most, *books, h);
 }
 
 int tr_cuda_pick(tr_mat low, tr_mat g, const int32_t *index, int axis, tr_cuda_stream s) { return tr_each(low.rows, low.cols, s, selection_rule{ low, g, index, axis, 0, 1 }); }
