@@ -6,6 +6,7 @@
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
 #include "recipes/metrics.h"
+#include "train_config.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,22 +32,27 @@ static const struct { const char *name, *set[4]; double limit; } cases[CASES] = 
 
 static double losses[2][CASES][STEPS];
 
+/* Runs a recipe; to: the losses of its steps. */
+static void step_losses(const char *name, const char *resume, double *to, const char *const *sets)
+{
+    struct recipe r;
+    struct metrics_row *rows;
+    size_t n;
+    assert_ok(test_recipe(&r, base, name, sets));
+    assert_ok(recipe_run(&r, resume));
+    assert_ok(metrics_read(&rows, &n, r.run.dir));
+    for (size_t i = 0; to && i < n && i < STEPS; i++) to[i] = rows[i].loss;
+    free(rows);
+    recipe_release(&r);
+}
+
 static void run_all(const char *device, double to[CASES][STEPS])
 {
     for (int c = 0; c < CASES; c++) {
-        struct recipe r;
-        struct metrics_row *rows;
-        size_t n;
         char name[64], where[64];
         snprintf(name, sizeof name, "%s-%s", cases[c].name, device);
         snprintf(where, sizeof where, "run.device=%s", device);
-        assert_ok(test_recipe(&r, base, name, SETS(where, cases[c].set[0], cases[c].set[1], cases[c].set[2])));
-        assert_ok(recipe_run(&r, NULL));
-        assert_ok(metrics_read(&rows, &n, r.run.dir));
-        assert_int_equal(n, STEPS);
-        for (int i = 0; i < STEPS; i++) to[c][i] = rows[i].loss;
-        free(rows);
-        recipe_release(&r);
+        step_losses(name, NULL, to[c], SETS(where, cases[c].set[0], cases[c].set[1], cases[c].set[2]));
     }
 }
 
@@ -92,6 +98,19 @@ static void memory_is_foretold(void **state)
     recipe_release(&r);
 }
 
+/* A snapshot holds what the device held, stochastic rounding goes on where it was: the same bits. */
+static void resumed_is_undisturbed(void **state)
+{
+    static const char *const dtypes[] = { "model.dtype=f32", "model.dtype=bf16", "model.dtype=int8" };
+    for (int d = 0; d < 3 && HAVE_HDF5; d++) {
+        double whole[STEPS] = { 0 }, parts[STEPS] = { 0 };
+        step_losses("whole", NULL, whole, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw"));
+        step_losses("cut", NULL, NULL, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw", "train.stop_at=3", "checkpoint.every=3"));
+        step_losses("cut", "", parts, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw", "checkpoint.every=3"));
+        assert_memory_equal(whole, parts, sizeof whole);
+    }
+}
+
 static void refused(void **state)
 {
     static const char *const sets[][2] = { { "memory.offload=disk", "memory.offload" }, { "checkpoint.memory_every=5", "snapshots in memory" }, { "memory.budget=1M", "memory.budget is" } };
@@ -108,6 +127,6 @@ int main(void)
 {
     run_all("cpu", losses[0]);
     test_device();
-    const struct CMUnitTest tests[] = { cmocka_unit_test(losses_are_those_of_the_cpu), cmocka_unit_test(memory_is_foretold), cmocka_unit_test(refused) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(losses_are_those_of_the_cpu), cmocka_unit_test(memory_is_foretold), cmocka_unit_test(resumed_is_undisturbed), cmocka_unit_test(refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
