@@ -11,24 +11,21 @@ scheduled() { piped "$2" --set parallel.schedule="$1" "${@:3}"; } # scheduled SC
 sed -i 's/^layers = .*/layers = 8/' a.ini
 one --set run.dir=one
 one --set run.dir=tied1 --set model.tied=true
-for k in $(few interleaved zero-bubble v-half v-min); do
-    for n in 2 3; do
-        scheduled $k $n --set run.dir=p
-        same "$k, $n ranks" one p
-        rm -rf p
-    done
-    close tied1 "$k, 2 ranks, tied" scheduled $k 2
+for layout in $(few interleaved/2 interleaved/3 zero-bubble/3 v-half/2 v-half/4 v-min/3); do
+    scheduled ${layout%/*} ${layout#*/} --set run.dir=p
+    same "${layout%/*}, ${layout#*/} ranks" one p
+    rm -rf p
 done
-scheduled v-half 4 --set run.dir=p
-same "v-half, 4 ranks" one p
-rm -rf p
+for layout in $(few interleaved/2 zero-bubble/3 v-half/2); do
+    close tied1 "${layout%/*}, ${layout#*/} ranks, tied" scheduled ${layout%/*} ${layout#*/}
+done
 piped 3 --set run.dir=p --set parallel.layers=1,5,2
 same "1f1b, 3 ranks, layers by hand" one p
 rm -rf p
 
 # What waits for the weights' part of backward is kept, rebuilt or run again; biases; updates inside backward; a grid.
-for more in "model.arch=gpt2 --set model.tied=false --set memory.recompute=none" "memory.recompute=block" "train.micro_batch=6" "train.micro_batch=3 --set train.clip=0.5" \
-    "optimizer.name=galore --set optimizer.rank=4" "optimizer.name=lisa"; do
+for more in "model.arch=gpt2 --set model.tied=false --set memory.recompute=none" "memory.recompute=block --set train.clip=0.5" "train.micro_batch=6" \
+    "optimizer.name=galore --set optimizer.rank=4"; do
     one --set run.dir=x1 --set $more
     scheduled v-half 2 --set run.dir=x2 --set $more
     same "v-half, 2 ranks, $more" x1 x2

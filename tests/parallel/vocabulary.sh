@@ -38,22 +38,21 @@ family 1f1b/alg2/4 --set model.arch=qwen3 --set model.tied=true --set train.clip
 family v-half/alg1/2 --set model.arch=qwen3
 family 1f1b/alg2/2 --set model.arch=gpt2
 family zero-bubble/alg1/2 --set model.arch=gpt2 --set model.tied=false
-family v-half/alg2/2 --set memory.recompute=block
+family v-half/alg2/8 --set model.layers=16 --set model.tied=true --set memory.recompute=block
 family 1f1b/alg1/2 --set train.micro_batch=6
 family 1f1b/alg2/2 --set optimizer.name=galore --set optimizer.rank=4
 family v-half/alg1/2 --set optimizer.name=lisa
 # The weights themselves after steps in proportion to the gradients.
-for more in "model.tied=true" "model.arch=gpt2 --set model.tied=false"; do
-    command -v h5diff >/dev/null || break
-    one --set run.dir=x1 --set optimizer.name=sgd --set train.lr=0.5 --set $more
-    shared 1f1b alg2 3 --set run.dir=x2 --set optimizer.name=sgd --set train.lr=0.5 --set $more
-    expect "weights, 1f1b, alg2, 3 ranks, $more" "$(h5diff -d 2e-7 x1/snapshots/step-00000004.h5 x2/snapshots/step-00000004.h5 /param /param 2>&1 | grep -v '^attribute' | grep -A 1 '^dataset\|rror' | head -n 3)" ""
+if command -v h5diff >/dev/null; then
+    one --set run.dir=x1 --set optimizer.name=sgd --set train.lr=0.5 --set model.tied=true
+    shared 1f1b alg2 3 --set run.dir=x2 --set optimizer.name=sgd --set train.lr=0.5 --set model.tied=true
+    expect "weights, 1f1b, alg2, 3 ranks" "$(h5diff -d 2e-7 x1/snapshots/step-00000004.h5 x2/snapshots/step-00000004.h5 /param /param 2>&1 | grep -v '^attribute' | grep -A 1 '^dataset\|rror' | head -n 3)" ""
     rm -rf x1 x2
-done
+fi
 
 # Two pipelines side by side, with state whole or dealt to the ranks of a stage; from those to one rank.
 one --set run.dir=x1 --set model.tied=true
-for zero in 0 1 2; do
+for zero in 0 2; do
     grid 2 2 $zero --set parallel.vocabulary=alg2 --set model.tied=true --set run.dir=g$zero
     nearly "2 pipelines of 2 stages, alg2, tied, ZeRO $zero" x1 g$zero
 done
@@ -73,11 +72,8 @@ timeout 120 "$train" eval a.ini >alone 2>err
 ranks 3 eval a.ini --set parallel.pipeline=3 --set parallel.schedule=v-min --set parallel.vocabulary=alg2
 expect "evaluation alone" "$(cat out)" "$(cat alone)"
 
-for k in 1f1b/alg1 v-half/alg2; do
-    shared ${k%/*} ${k#*/} 2 --set run.dir=f --set checkpoint.every=0 --set train.eval_every=0 --set data.valid=
-    expect "the peak of $k is the forecast's" "$(tail -n 1 f/metrics.jsonl | grep -oE '"peak":[0-9]+' | head -n 1 | cut -d: -f2)" "$(grep -oE '"peak": *[0-9]+' f/plan.json | head -n 1 | grep -oE '[0-9]+')"
-    rm -rf f
-done
+shared v-half alg2 2 --set run.dir=f --set checkpoint.every=0 --set train.eval_every=0 --set data.valid=
+expect "the peak is the forecast's" "$(tail -n 1 f/metrics.jsonl | grep -oE '"peak":[0-9]+' | head -n 1 | cut -d: -f2)" "$(grep -oE '"peak": *[0-9]+' f/plan.json | head -n 1 | grep -oE '[0-9]+')"
 
 refused "a rule that needs the head whole" 2 'set parallel.vocabulary = none' 2 run a.ini --set parallel.pipeline=2 --set parallel.vocabulary=alg2 --set optimizer.name=adafactor --set run.dir=no
 
