@@ -113,7 +113,8 @@ template <int L> static __device__ inline void attend(float (&o)[HELD], float &m
 }
 
 template <int L>
-static __global__ __launch_bounds__(THREADS_PLAIN, 3) void attention_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
+static __global__ __launch_bounds__(THREADS_PLAIN, 3) void attention_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start,
+                                                            tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
@@ -165,7 +166,9 @@ static __global__ __launch_bounds__(TR_BLOCK) void delta_kernel(float *delta, tr
 }
 
 template <int L>
-static __global__ __launch_bounds__(THREADS_PLAIN) void plain_queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
+static __global__ __launch_bounds__(THREADS_PLAIN) void plain_queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld,
+                                                            const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads,
+                                                            int kv_heads, int dim, float scale)
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
@@ -196,7 +199,9 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void plain_queries_kernel(tr_
 
 /* dk and dv of a tile of keys: over the heads of the group and the queries after the keys, in order. */
 template <int L>
-static __global__ __launch_bounds__(THREADS_PLAIN) void plain_keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
+static __global__ __launch_bounds__(THREADS_PLAIN) void plain_keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld,
+                                                            const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads,
+                                                            int kv_heads, int dim, float scale)
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
@@ -234,7 +239,8 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void plain_keys_kernel(tr_mat
 template <int L> struct cached_shared { float most[TR_BLOCK / L], sum[TR_BLOCK / L], o[TR_BLOCK / L][HELD * L]; };
 
 template <int L>
-static __global__ __launch_bounds__(TR_BLOCK) void cached_kernel(tr_mat o, tr_mat q, tr_mat k, tr_mat v, int64_t first, int64_t n, int group, int dim, float scale)
+static __global__ __launch_bounds__(TR_BLOCK) void cached_kernel(tr_mat o, tr_mat q, tr_mat k, tr_mat v, int64_t first, int64_t n, int group,
+                                                            int dim, float scale)
 {
     enum { TEAMS = TR_BLOCK / L };
     cached_shared<L> &sh = tr_shared<cached_shared<L>>();
@@ -281,7 +287,8 @@ template <int L> static int plain(tr_mat o, float *lse, int64_t lse_ld, tr_mat q
     });
 }
 
-template <int L> static int plain_backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
+template <int L> static int plain_backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv,
+                                           const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
     return tr_for_sequences(a->seq, a->n_seqs, THREADS_PLAIN / L, [&](const tr_sequences &q, int tiles) {
         int err = tr_launch(dim3((unsigned)(tiles * a->heads)), THREADS_PLAIN, sizeof(plain_shared), s, plain_queries_kernel<L>, dqkv, dout, lse, lse_ld, delta,

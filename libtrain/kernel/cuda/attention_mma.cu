@@ -118,7 +118,8 @@ template <int M, int N> static __device__ inline void softmax_step(float (&s)[M]
 }
 
 template <int M, int D>
-static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float by)
+static __global__ __launch_bounds__(THREADS, 2) void forward_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start,
+                                                            tr_sequences seqs, int heads, int kv_heads, float by)
 {
     enum { ROWS_HERE = 64 * M, STEP = step<D>::ROWS_OF };
     forward_shared<M, D> &sh = tr_shared<forward_shared<M, D>>();
@@ -200,7 +201,9 @@ template <int D> struct keys_shared {
 
 /* dk and dv of a tile of keys: over the heads of its group and the queries that see it, in order. */
 template <int D>
-static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
+static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void keys_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld,
+                                                            const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads,
+                                                            int kv_heads, float scale)
 {
     keys_shared<D> &sh = tr_shared<keys_shared<D>>();
     int kv = (int)blockIdx.x % kv_heads, group = heads / kv_heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
@@ -287,7 +290,9 @@ template <int D> struct queries_shared { bits q[64][D + PAD], g[64][D + PAD], k[
 
 /* dq of a tile of queries: over the keys that it sees, in order. */
 template <int D>
-static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads, int kv_heads, float scale)
+static __global__ __launch_bounds__(THREADS, D > 64 ? 2 : 3) void queries_kernel(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld,
+                                                            const float *delta, tr_mat qkv, const int32_t *start, tr_sequences seqs, int heads,
+                                                            int kv_heads, float scale)
 {
     queries_shared<D> &sh = tr_shared<queries_shared<D>>();
     int head = (int)blockIdx.x % heads, lane = threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
@@ -367,7 +372,8 @@ int tr_attention_mma(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int
     return tall ? forward<2, 128>(o, lse, lse_ld, qkv, start, a, s) : forward<1, 128>(o, lse, lse_ld, qkv, start, a, s);
 }
 
-template <int D> static int backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv, const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
+template <int D> static int backward(tr_mat dqkv, tr_mat dout, const float *lse, int64_t lse_ld, const float *delta, tr_mat qkv,
+                                     const int32_t *start, const tr_cuda_heads *a, tr_cuda_stream s)
 {
     return tr_for_sequences(a->seq, a->n_seqs, KEYS, [&](const tr_sequences &q, int tiles) {
         int err = tr_launch(dim3((unsigned)(tiles * a->kv_heads)), THREADS, sizeof(keys_shared<D>), s, keys_kernel<D>, dqkv, dout, lse, lse_ld, delta, qkv, start, q,

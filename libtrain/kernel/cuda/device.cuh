@@ -84,7 +84,7 @@ static __device__ inline float tr_exp2(float x)
 #endif
 }
 
-/* Eight elements of a row at once: 16 bytes of bf16, 32 of f32. n of them, 1 to 8, from col on; the others read as 0 and are not written. */
+/* Eight elements of a row at once: 16 bytes of bf16, 32 of f32. n of them, 0 to 8, from col on; the others read as 0 and are not written. */
 enum { TR_WIDE = 8 };
 static __device__ inline bool tr_whole(const void *p, int n) { return n == TR_WIDE && reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 

@@ -9,7 +9,8 @@ template <int TEAM, int HELD> struct team {
     int64_t i, row, at;
     int width, lane;   /* width 0: beyond the last row; its threads go along */
     __device__ team(int64_t rows, int64_t groups, int64_t w)
-        : i((int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM), row((unsigned)i / (unsigned)groups), at((i - row * groups) * w), width(i < rows ? (int)w : 0), lane((int)threadIdx.x % TEAM) {}
+        : i((int64_t)blockIdx.x * (TR_BLOCK / TEAM) + threadIdx.x / TEAM), row((unsigned)i / (unsigned)groups), at((i - row * groups) * w),
+          width(i < rows ? (int)w : 0), lane((int)threadIdx.x % TEAM) {}
     __device__ int n(int c) const { return width - c < TR_WIDE ? width - c : (int)TR_WIDE; }
     __device__ void get(float (&x)[TR_WIDE], const tr_mat &t, int c) const { tr_get8(x, t, row, at + c, n(c)); }
     __device__ void put(const tr_mat &t, int c, const float (&x)[TR_WIDE]) const { tr_put8(t, row, at + c, n(c), x); }
