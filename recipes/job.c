@@ -367,8 +367,8 @@ static int check_spread(const struct job *j, const struct opt_share *share, int6
 {
     for (int64_t i = 0; i < n; i++)
         if (j->net->param[i].spread && share[i].rows && !share[i].by_rows)
-            return tr_fail(TR_EINPUT, "parallel.vocabulary with optimizer.name = %s (%s): its rule needs '%s' whole; set parallel.vocabulary = none, or another rule for it with [optimizer.group.NAME]",
-                           recipe_optimizer(j->r), j->r->path, j->net->param[i].name);
+            return tr_fail(TR_EINPUT, "parallel.vocabulary with optimizer.name = %s (%s): its rule needs '%s' whole; set parallel.vocabulary = none, or give it name = adamw in an [optimizer.group.NAME] with match = %s",
+                           recipe_optimizer(j->r), j->r->path, j->net->param[i].name, j->net->param[i].name);
     return TR_OK;
 }
 
