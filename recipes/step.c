@@ -60,7 +60,7 @@ static int run_rounds(struct job *j, struct update *u, int64_t counted, double *
     return TR_OK;
 }
 
-int job_step(struct job *j, struct step_result *out)
+static int one_step(struct job *j, struct step_result *out)
 {
     if (opt_needs(j->opt) != OPT_GRADIENT) return job_step_by_losses(j, out);
     int64_t counted = tr_loader_peek_counted(j->loader, j->batch), step = (int64_t)j->step + 1;
@@ -85,6 +85,16 @@ int job_step(struct job *j, struct step_result *out)
     j->tokens_seen += (uint64_t)sums[0];
     *out = (struct step_result){ .loss = total / (double)counted, .grad_norm = norm, .lr = u.lr, .tokens = (int64_t)sums[0], .counted = counted, .stop = sums[1] > 0 };
     return TR_OK;
+}
+
+int job_step(struct job *j, struct step_result *out)
+{
+    char why[400];
+    int64_t step = (int64_t)j->step + 1;
+    int rc = one_step(j, out);
+    if (rc == TR_OK || tr_device_check() == TR_OK) return rc;
+    snprintf(why, sizeof why, "%s", tr_message());
+    return tr_fail(TR_EFAIL, "step %" PRId64 ": %s", step, why);
 }
 
 /* Micro-batches are dealt to ranks; their sums are added in order, so that every rank count gives the same bits. */

@@ -220,6 +220,8 @@ cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int bytes)
 cudaError_t tr_emulate_grid(const cudaLaunchConfig_t *c, const std::function<void()> &thread)
 {
     static unsigned launches;
+    const char *failing = getenv("EMULATE_FAIL");   /* this launch and what follows fail */
+    if (failing && (unsigned)atoi(failing) == launches) return cudaErrorInvalidConfiguration;
     unsigned how = launches++ % 3, n = c->blockDim.x;
     if (!n || n > MOST || n % 32 || c->blockDim.y != 1 || c->blockDim.z != 1 || c->gridDim.z != 1 || !c->gridDim.x ||
         c->gridDim.x > 0x7fffffffu || !c->gridDim.y || c->gridDim.y > 65535 || c->dynamicSmemBytes > most_shared || cudaStreamSynchronize(c->stream) != cudaSuccess)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { STEPS = 20, CASES = 8 };
 
@@ -123,8 +124,22 @@ static void refused(void **state)
     }
 }
 
+/* EMULATE_FAIL says which launch fails: the run ends with its kernel and step. The device stays failed, so the process ends here. */
+static void failing_run(void)
+{
+    struct recipe r;
+    test_device();
+    int rc = test_recipe(&r, base, "failing", SETS("run.device=cuda", "optimizer.name=adamw"));
+    if (rc == TR_OK) rc = recipe_run(&r, NULL);
+    const char *m = tr_message();
+    printf("%d %s\n", rc, m);
+    fflush(stdout);
+    _exit(rc == TR_EFAIL && strstr(m, "step ") == m && strstr(m, ": the cuda device failed: ") && strstr(m, ": invalid configuration") ? 0 : 1);
+}
+
 int main(void)
 {
+    if (getenv("EMULATE_FAIL")) failing_run();
     run_all("cpu", losses[0]);
     test_device();
     const struct CMUnitTest tests[] = { cmocka_unit_test(losses_are_those_of_the_cpu), cmocka_unit_test(memory_is_foretold), cmocka_unit_test(resumed_is_undisturbed), cmocka_unit_test(refused) };
