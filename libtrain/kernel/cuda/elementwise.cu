@@ -213,7 +213,7 @@ int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { EACH(y, gelu_rule, y, x
 int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { EACH(dx, gelu_backward_rule, dx, dy, x); }
 
 /* Host memory that the device reaches without the driver's detour, for what goes back and forth in a step; taken at the first call. */
-enum { PINNED = 1 << 20 };
+static const size_t PINNED = 1 << 20;
 static int pinned(char **out)
 {
     static char *p;
@@ -242,7 +242,7 @@ static int move_rows(tr_mat x, char *host, bool in, tr_cuda_stream s)
 {
     size_t row = (size_t)x.cols * width(x.dtype), pitch = (size_t)x.ld * width(x.dtype), rows = (size_t)x.rows;
     if (row == pitch) row = pitch = row * rows, rows = rows > 0;
-    size_t piece = row < PINNED ? row : (size_t)PINNED, each = row && row < PINNED ? PINNED / row : 1;
+    size_t piece = row < PINNED ? row : PINNED, each = row && row < PINNED ? PINNED / row : 1;
     char *p;
     int err = pinned(&p);
     for (size_t r = 0; r < rows; r += each)
