@@ -143,10 +143,12 @@ if command -v mpirun >/dev/null && "$train" doctor | grep -qiE 'mpi.*(yes|found|
     mpi=()
     [ "$(id -u)" = 0 ] && mpi=(--allow-run-as-root)
     sed -i '/^memory_every/d; s/^every = 20/every = 2/; s/^\[checkpoint\]/[parallel]\ndata = 2\nzero = 1\n&/' a.ini
-    rm -rf calm run
-    mpirun "${mpi[@]}" --oversubscribe --bind-to none -n 2 "$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run of 2 ranks" "exit code $?"
-    mv run calm
-    kills "kills on 2 ranks" 5 --ranks 2
+    if [ -z "${TEST_SANITIZED:-}" ]; then
+        rm -rf calm run
+        mpirun "${mpi[@]}" --oversubscribe --bind-to none -n 2 "$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run of 2 ranks" "exit code $?"
+        mv run calm
+        kills "kills on 2 ranks" 5 --ranks 2
+    fi
     sed -i 's/^every = 2/every = 20\nmemory_every = 1/; s/^zero = 1/zero = 2/' a.ini
     rm -rf calm run
     mpirun "${mpi[@]}" --oversubscribe --bind-to none -n 2 "$train" run "$work/a.ini" >out 2>err || flunk "an undisturbed run of 2 ranks with memory" "exit code $?"

@@ -49,7 +49,7 @@ static void step_losses(const char *name, const char *resume, double *to, const 
 
 static void run_all(const char *device, double to[CASES][STEPS])
 {
-    for (int c = 0; c < CASES; c++) {
+    for (int c = 0; c < CASES; c += test_sanitized() ? 3 : 1) {
         char name[64], where[64];
         snprintf(name, sizeof name, "%s-%s", cases[c].name, device);
         snprintf(where, sizeof where, "run.device=%s", device);
@@ -60,7 +60,7 @@ static void run_all(const char *device, double to[CASES][STEPS])
 static void losses_are_those_of_the_cpu(void **state)
 {
     run_all("cuda", losses[1]);
-    for (int c = 0; c < CASES; c++) {
+    for (int c = 0; c < CASES; c += test_sanitized() ? 3 : 1) {
         double worst = 0;
         for (int i = 0; i < STEPS; i++) {
             double apart = fabs(losses[1][c][i] / losses[0][c][i] - 1);
