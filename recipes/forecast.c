@@ -87,10 +87,10 @@ static int dry_run(struct job *j, const char *set, struct forecast *f)
     struct tr_spill_counts one = { 0 };
     tr_mem_trace(watch, &w);
     for (w.step = 0; w.step < 2; w.step++) {
-        uint64_t moved = job_moved(j);
+        uint64_t moved = job_traffic(j).moved;
         one = job_disk(j);
         TR_TRY(job_step(j, &s));
-        f->sent[w.step] = (job_moved(j) - moved) / (uint64_t)j->comm->size;
+        f->sent[w.step] = (job_traffic(j).moved - moved) / (uint64_t)j->comm->size;
     }
     f->refresh = opt_low_every(j->opt);
     f->disk = job_disk(j);

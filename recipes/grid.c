@@ -18,37 +18,17 @@ int grid_open(struct job *j)
     return par_group(&j->pipe, j->comm, rank % data, data, j->stages);
 }
 
-/* The communicators of the job, each once. */
-static int lines(const struct job *j, const struct tr_comm *c[3])
+struct job_traffic job_traffic(const struct job *j)
 {
-    int n = 0;
-    c[n++] = j->comm;
-    if (j->data != j->comm) c[n++] = j->data;
-    if (j->pipe != j->comm && j->pipe != j->data) c[n++] = j->pipe;
-    return n;
-}
-
-uint64_t job_sent(const struct job *j)
-{
-    const struct tr_comm *c[3];
-    uint64_t sum = 0;
-    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->sent;
-    return sum;
-}
-
-double job_waited(const struct job *j)
-{
-    const struct tr_comm *c[3];
-    double sum = 0;
-    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->waited;
-    return sum;
-}
-
-uint64_t job_moved(const struct job *j)
-{
-    const struct tr_comm *c[3];
-    uint64_t sum = 0;
-    for (int n = lines(j, c), i = 0; i < n; i++) sum += c[i]->moved * (uint64_t)(j->comm->size / c[i]->size);
+    const struct tr_comm *line[] = { j->comm, j->data, j->pipe };
+    struct job_traffic sum = { 0 };
+    for (int i = 0; i < 3; i++) {
+        const struct tr_comm *c = line[i];
+        if ((i > 0 && c == j->comm) || (i > 1 && c == j->data)) continue; /* each once */
+        sum.sent += c->sent;
+        sum.waited += c->waited;
+        sum.moved += c->moved * (uint64_t)(j->comm->size / c->size);
+    }
     return sum;
 }
 

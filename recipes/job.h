@@ -56,10 +56,9 @@ int job_open(struct job *j, const struct recipe *r);
 int job_tokenizer(struct job *j, bool required);
 /* Training (and validation) data with their loaders; resolves steps and micro-batches. */
 int job_data(struct job *j, bool train);
-/* Bytes that this rank sent since the start, seconds that it waited; bytes that all ranks send by the shapes of what is exchanged. */
-uint64_t job_sent(const struct job *j);
-double job_waited(const struct job *j);
-uint64_t job_moved(const struct job *j);
+/* Since the start: bytes that this rank sent, seconds that it waited; bytes that all ranks send by the shapes of what is exchanged. */
+struct job_traffic { uint64_t sent, moved; double waited; };
+struct job_traffic job_traffic(const struct job *j);
 /* How a step is cut and held. Refuses what cannot work together. */
 int job_resolve(struct job *j, int64_t micro_batch, enum tr_recompute recompute);
 /* Allocates the network; values: from the file or random, or unset when a snapshot follows (values = false). */

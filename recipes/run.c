@@ -288,8 +288,8 @@ static int one_step(struct running *s)
     struct job *j = &s->j;
     const struct recipe *r = j->r;
     struct step_result result;
-    double t = tr_now(), block = 0, waited = job_waited(j);
-    uint64_t sent = job_sent(j);
+    double t = tr_now(), block = 0;
+    struct job_traffic before = job_traffic(j);
     struct trace *trace = NULL; /* the second step of a run, when everything is in place */
     j->stop = stop_asked;
     if (s->writes && (int64_t)j->step == s->first + 1) TR_TRY(trace_begin(&trace));
@@ -298,10 +298,11 @@ static int one_step(struct running *s)
     else trace_free(trace);
     TR_TRY(rc);
     t = tr_now() - t;
+    struct job_traffic after = job_traffic(j);
     int64_t step = (int64_t)j->step;
     struct metrics_row row = { .step = step, .loss = result.loss, .lr = result.lr, .grad_norm = result.grad_norm, .tokens = (int64_t)j->tokens_seen,
                                .tokens_per_s = (double)result.tokens / t, .step_s = t, .valid_loss = NAN,
-                               .ranks = j->comm->size, .sent = (int64_t)(job_sent(j) - sent), .wait_s = job_waited(j) - waited };
+                               .ranks = j->comm->size, .sent = (int64_t)(after.sent - before.sent), .wait_s = after.waited - before.waited };
     s->stop = j->comm->size > 1 ? result.stop : stop_asked; /* ranks stop together, at the step whose sums carried the wish */
     bool last = step == j->steps, stop = step == r->train.stop_at || s->stop;
     if (j->valid && (last || (r->train.eval_every > 0 && step % r->train.eval_every == 0))) {
