@@ -14,7 +14,7 @@ int recipe_export(struct recipe *r, const char *snapshot, const char *format, co
 {
     struct job j = { 0 };
     int rc;
-    TR_GO(job_open(&j, r));
+    TR_GO(job_open_files(&j, r));
     TR_GO(job_net(&j, !snapshot));
     if (snapshot) TR_GO(job_parameters(&j, snapshot));
     struct tr_export e = { .shape = &j.shape, .origin = j.weights, .n = j.net->n_params, .params = j.net->param, .read = rows_of,

@@ -62,9 +62,14 @@ static int open_device(const struct recipe *r)
 
 int job_open(struct job *j, const struct recipe *r)
 {
+    TR_TRY(job_open_files(j, r));
+    return open_device(r);
+}
+
+int job_open_files(struct job *j, const struct recipe *r)
+{
     *j = (struct job){ .r = r };
     TR_TRY(par_world(&j->comm));
-    TR_TRY(open_device(r));
     TR_TRY(grid_open(j));
     j->comm->timeout = r->parallel.timeout;
     /* Ranks of one machine share its cores. */

@@ -50,8 +50,10 @@ struct job {
     uint64_t step, tokens_seen;
 };
 
-/* Opens the model files and resolves shape and types; nothing large is allocated. */
+/* Opens the model files and resolves shape and types; nothing large is allocated. The second without the device of run.device, for what
+ * reads and writes but computes nothing. */
 int job_open(struct job *j, const struct recipe *r);
+int job_open_files(struct job *j, const struct recipe *r);
 /* Tokenizer when text is involved; required = an error when there is none. */
 int job_tokenizer(struct job *j, bool required);
 /* Training (and validation) data with their loaders; resolves steps and micro-batches. */

@@ -11,7 +11,7 @@ int recipe_data(struct recipe *r, bool json)
     struct job j = { 0 };
     int rc;
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "no data (%s): set data.train to a file, folder or glob", r->path);
-    TR_GO(job_open(&j, r));
+    TR_GO(job_open_files(&j, r));
     TR_GO(job_tokenizer(&j, false));
     TR_GO(tr_dataset_open(&j.train, &r->data, r->data.train, j.tokenizer, j.shape.vocab));
     rc = tr_data_show(stdout, j.train, j.tokenizer, json, isatty(STDOUT_FILENO));
