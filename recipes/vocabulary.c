@@ -92,6 +92,8 @@ static const int64_t *rows_at(struct vocabulary *v, int rank, int64_t n)
 
 /* ---- embedding */
 
+static bool has(const struct vocabulary *v, int rank, int64_t id) { return id >= v->first[rank] && id < v->first[rank + 1]; }
+
 static int owner(const struct vocabulary *v, int64_t id)
 {
     int r = 0;
@@ -108,7 +110,7 @@ static void sort_tokens(struct vocabulary *v, const struct tr_feed *f)
     for (int r = 0; r < v->ranks; r++) {
         v->rows[r] = n;
         for (int64_t i = 0; i < N; i++) {
-            if (owner(v, id[i]) != r) continue;
+            if (!has(v, r, id[i])) continue;
             order[n] = (int32_t)i;
             local[n++] = (int32_t)(id[i] - v->first[r]);
         }
@@ -183,7 +185,7 @@ static void set_targets(struct vocabulary *v, struct part *k, const struct tr_fe
 {
     for (int64_t i = 0; i < f->n_counted; i++) {
         int64_t t = f->host_targets[i];
-        v->host[i] = t >= v->first[v->rank] && t < v->first[v->rank + 1] ? (int32_t)(t - v->first[v->rank]) : -1;
+        v->host[i] = has(v, v->rank, t) ? (int32_t)(t - v->first[v->rank]) : -1;
     }
     struct tr_tensor to = slice(&k->target_N, 0, f->n_counted);
     tr_tensor_write(&to, v->host);
@@ -279,7 +281,7 @@ static int take_labels(struct vocabulary *v, struct job *j, const struct tr_feed
     int32_t *order = v->host + f->capacity, *local = order + f->capacity;
     for (int64_t i = 0; i < M; i++) {
         int64_t t = f->host_targets[i];
-        if (t < v->first[v->rank] || t >= v->first[v->rank + 1]) continue;
+        if (!has(v, v->rank, t)) continue;
         order[n] = (int32_t)i;
         local[n++] = (int32_t)(t - v->first[v->rank]);
     }
