@@ -39,6 +39,12 @@ static float row_sum(const float *x_V, int64_t n, float max)
     return sum;
 }
 
+static float row_log_sum(const float *x_V, int64_t n)
+{
+    float max = row_max(x_V, n);
+    return max + logf(row_sum(x_V, n, max));
+}
+
 /* d = exp(x - log_sum) scale; the caller takes the target's share off. */
 static void row_gradient(void *d_V, enum tr_dtype dtype, const float *x_V, int64_t n, float log_sum, float scale)
 {
@@ -75,7 +81,7 @@ void NAME(cross_entropy)(struct tr_tensor *loss_N, struct tr_tensor *dlogits_NV,
             if (d_V) memset(d_V, 0, (size_t)cols * width);
             continue;
         }
-        float max = row_max(x_V, cols), log_sum = max + logf(row_sum(x_V, cols, max)), hit = x_V[target[i]];
+        float log_sum = row_log_sum(x_V, cols), hit = x_V[target[i]];
         loss[i] = log_sum - hit;
         if (!d_V) continue;
         row_gradient(d_V, dlogits_NV->dtype, x_V, cols, log_sum, scale);
@@ -93,7 +99,7 @@ void NAME(softmax)(struct tr_tensor *q_NV, struct tr_tensor *lse_N, struct tr_te
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tr_rows(logits_NV); i++) {
         const float *x_V = (const float *)logits_NV->data + i * logits_NV->ld;
-        float max = row_max(x_V, cols), log_sum = max + logf(row_sum(x_V, cols, max));
+        float log_sum = row_log_sum(x_V, cols);
         ((float *)lse_N->data)[i] = log_sum;
         ((float *)hit_N->data)[i] = target[i] < 0 ? 0 : x_V[target[i]];
         if (q_NV) row_gradient((char *)q_NV->data + (size_t)(i * q_NV->ld) * tr_dtype_size(q_NV->dtype), q_NV->dtype, x_V, cols, log_sum, 1);
