@@ -33,7 +33,7 @@ hosts() { # hosts ARGUMENTS...: of the program on both hosts
         --mca oob_tcp_if_include 10.83.7.0/24 --mca btl_tcp_if_include 10.83.7.0/24 --host 10.83.7.1:1,10.83.7.2:1 -n 2 --wdir "$work" "$@" >out 2>err
 }
 losses() { sed -E 's/.*"loss":([^,]*),.*"grad_norm":([^,]*),.*/\1 \2/' "$1/metrics.jsonl"; }
-for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
+some_text
 cat >a.ini <<INI
 [model]
 arch = llama

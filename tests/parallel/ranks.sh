@@ -6,7 +6,7 @@ set -uo pipefail
 train=$(realpath "$1")
 . "$(dirname "$0")/lib.sh"
 
-for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
+some_text
 cat >a.ini <<INI
 [model]
 arch = llama

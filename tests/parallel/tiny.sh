@@ -1,5 +1,5 @@
 # What tests of pipelines share: a tiny model from scratch, and its runs on one rank and on several; sourced after lib.sh.
-for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
+some_text
 cat >a.ini <<INI
 [model]
 hidden = 32

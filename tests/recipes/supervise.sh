@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0
 steps=240
 [ -z "${TEST_SANITIZED:-}" ] || steps=60
 last=step-$(printf %08d $steps).h5
-for i in $(seq 400); do echo "line $((i % 17)) of a text that repeats $((i % 5)) times"; done >text.txt
+some_text
 cat >a.ini <<INI
 [model]
 arch = llama
