@@ -112,39 +112,56 @@ template <int L> static __device__ inline void attend(float (&o)[HELD], float &m
     }
 }
 
+/* A tile of queries of a head: this thread's, its first key, the columns and the first tile of keys. */
+template <int L> struct query_tile {
+    enum { ROWS_OF = THREADS_PLAIN / L };
+    int head, k_col, v_col, last, row, key, first;
+    bool there;
+
+    __device__ query_tile(const int32_t *start, const tr_sequences &seqs, int heads, int kv_heads, int dim)
+    {
+        head = (int)blockIdx.x % heads;
+        k_col = (heads + head / (heads / kv_heads)) * dim;
+        v_col = k_col + kv_heads * dim;
+        tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_OF, false);
+        int rows = at.end - at.row < ROWS_OF ? at.end - at.row : (int)ROWS_OF;
+        last = at.row + rows;
+        row = at.row + (int)threadIdx.x / L;
+        key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / ROWS_OF * ROWS_OF;
+        there = row < last;
+        first = there ? start[row] : 0x7fffffff;
+    }
+};
+
 template <int L>
 static __global__ __launch_bounds__(THREADS_PLAIN, 3) void attention_kernel(tr_mat o, float *lse, int64_t lse_ld, tr_mat qkv, const int32_t *start,
                                                             tr_sequences seqs, int heads, int kv_heads, int dim, float scale)
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
-    int head = (int)blockIdx.x % heads, k_col = (heads + head / (heads / kv_heads)) * dim, v_col = k_col + kv_heads * dim;
-    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_OF, false);
-    int rows = at.end - at.row < ROWS_OF ? at.end - at.row : (int)ROWS_OF, last = at.row + rows, row = at.row + (int)threadIdx.x / L;
-    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / ROWS_OF * ROWS_OF;
+    query_tile<L> t(start, seqs, heads, kv_heads, dim);
     lanes<L> l(dim);
     float q[HELD], out[HELD], most = -INFINITY, sum = 0;
-    int first = row < last ? start[row] : 0x7fffffff;
-    l.load(q, qkv, row, head * dim, row < last);
+    l.load(q, qkv, t.row, t.head * dim, t.there);
     clear(out);
-    for (; key < last; key += ROWS_OF) {
+    for (int key = t.key; key < t.last; key += ROWS_OF) {
         __syncthreads();
-        l.tile(sh.a, ROWS_OF, qkv, key, last - key, k_col);
-        l.tile(sh.b, ROWS_OF, qkv, key, last - key, v_col);
+        l.tile(sh.a, ROWS_OF, qkv, key, t.last - key, t.k_col);
+        l.tile(sh.b, ROWS_OF, qkv, key, t.last - key, t.v_col);
         __syncthreads();
         for (int j = 0; j < ROWS_OF; j += AT_ONCE) {
             float s[AT_ONCE];
 #pragma unroll
             for (int u = 0; u < AT_ONCE; u++) {
                 s[u] = scale * l.dot(q, sh.a + (j + u) * l.wide);
-                if (key + j + u < first || key + j + u > row) s[u] = -INFINITY;
+                if (key + j + u < t.first || key + j + u > t.row) s[u] = -INFINITY;
             }
             attend(out, most, sum, s, l, sh.b + j * l.wide);
         }
     }
-    if (row >= last) return;
-    l.store(o, row, head * dim, out, 1 / sum);
-    if (!l.lane) lse[row * lse_ld + head] = most + logf(sum);
+    if (!t.there) return;
+    l.store(o, t.row, t.head * dim, out, 1 / sum);
+    if (!l.lane) lse[t.row * lse_ld + t.head] = most + logf(sum);
 }
 
 /* delta[row][head] = do o: eight lanes have one. */
@@ -172,29 +189,24 @@ static __global__ __launch_bounds__(THREADS_PLAIN) void plain_queries_kernel(tr_
 {
     enum { ROWS_OF = THREADS_PLAIN / L };
     plain_shared &sh = tr_shared<plain_shared>();
-    int head = (int)blockIdx.x % heads, k_col = (heads + head / (heads / kv_heads)) * dim, v_col = k_col + kv_heads * dim;
-    tr_tile at = tr_find_tile(seqs, (int)blockIdx.x / heads, ROWS_OF, false);
-    int rows = at.end - at.row < ROWS_OF ? at.end - at.row : (int)ROWS_OF, last = at.row + rows, row = at.row + (int)threadIdx.x / L;
-    int key = at.begin + (tr_least_start(start, at.row, rows) - at.begin) / ROWS_OF * ROWS_OF;
+    query_tile<L> t(start, seqs, heads, kv_heads, dim);
     lanes<L> l(dim);
-    bool there = row < last;
-    int first = there ? start[row] : 0x7fffffff;
-    float q[HELD], g[HELD], dq[HELD], base = there ? lse[row * lse_ld + head] : 0, d = there ? delta[(int64_t)row * heads + head] : 0;
-    l.load(q, qkv, row, head * dim, there);
-    l.load(g, dout, row, head * dim, there);
+    float q[HELD], g[HELD], dq[HELD], base = t.there ? lse[t.row * lse_ld + t.head] : 0, d = t.there ? delta[(int64_t)t.row * heads + t.head] : 0;
+    l.load(q, qkv, t.row, t.head * dim, t.there);
+    l.load(g, dout, t.row, t.head * dim, t.there);
     clear(dq);
-    for (; key < last; key += ROWS_OF) {
+    for (int key = t.key; key < t.last; key += ROWS_OF) {
         __syncthreads();
-        l.tile(sh.a, ROWS_OF, qkv, key, last - key, k_col);
-        l.tile(sh.b, ROWS_OF, qkv, key, last - key, v_col);
+        l.tile(sh.a, ROWS_OF, qkv, key, t.last - key, t.k_col);
+        l.tile(sh.b, ROWS_OF, qkv, key, t.last - key, t.v_col);
         __syncthreads();
         for (int j = 0; j < ROWS_OF; j++) {
             float s = scale * l.dot(q, sh.a + j * l.wide), dp = l.dot(g, sh.b + j * l.wide);
-            bool seen = key + j >= first && key + j <= row;
+            bool seen = key + j >= t.first && key + j <= t.row;
             l.add(dq, seen ? scale * expf(s - base) * (dp - d) : 0, sh.a + j * l.wide);
         }
     }
-    if (there) l.store(dqkv, row, head * dim, dq, 1);
+    if (t.there) l.store(dqkv, t.row, t.head * dim, dq, 1);
 }
 
 /* dk and dv of a tile of keys: over the heads of the group and the queries after the keys, in order. */

@@ -202,6 +202,34 @@ template <class F> static inline int tr_each(int64_t rows, int64_t cols, tr_cuda
     return tr_launch(dim3((unsigned)blocks), TR_BLOCK, 0, s, tr_each_kernel<F>, f, rows, cols);
 }
 
+/* Rules of tr_each. y = x, changed by f(x) element by element; y may be x. */
+template <class F> struct tr_map1 {
+    tr_mat y, x;
+    F f;
+    RULE
+    {
+        float u[TR_WIDE];
+        tr_get8(u, x, r, c, n);
+        EIGHT f(u[k]);
+        tr_put8(y, r, c, n, u);
+    }
+};
+
+/* y = a, changed by f(a, b), which with BOTH changes b in place, too; y may be a. */
+template <class F, bool BOTH = false> struct tr_map2 {
+    tr_mat y, a, b;
+    F f;
+    RULE
+    {
+        float u[TR_WIDE], v[TR_WIDE];
+        tr_get8(u, a, r, c, n);
+        tr_get8(v, b, r, c, n);
+        EIGHT f(u[k], v[k]);
+        if (BOTH) tr_put8(b, r, c, n, v);
+        tr_put8(y, r, c, n, u);
+    }
+};
+
 /* The sum over a block, for every thread: 32 lanes by a tree, then the warps in order. Used again and again with the same
  * `part`, thus the first barrier. */
 template <class T> static __device__ inline T tr_block_sum(T v, T *part)

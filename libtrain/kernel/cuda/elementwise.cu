@@ -65,31 +65,6 @@ struct add_rule {
     }
 };
 
-struct axpy_rule {
-    tr_mat y, x;
-    float alpha;
-    RULE
-    {
-        float u[TR_WIDE], v[TR_WIDE];
-        tr_get8(u, y, r, c, n);
-        tr_get8(v, x, r, c, n);
-        EIGHT u[k] += alpha * v[k];
-        tr_put8(y, r, c, n, u);
-    }
-};
-
-struct scale_rule {
-    tr_mat y;
-    float alpha;
-    RULE
-    {
-        float u[TR_WIDE];
-        tr_get8(u, y, r, c, n);
-        EIGHT u[k] *= alpha;
-        tr_put8(y, r, c, n, u);
-    }
-};
-
 struct bias_rule {
     tr_mat y, b;
     RULE
@@ -139,32 +114,19 @@ struct swiglu_backward_rule {
     }
 };
 
+struct plus_times { float alpha; __device__ void operator()(float &y, float x) const { y += alpha * x; } };
+struct times { float alpha; __device__ void operator()(float &y) const { y *= alpha; } };
+
 #define GELU_A 0.7978845608028654f   /* sqrt(2/pi) */
 #define GELU_B 0.044715f
 
-struct gelu_rule {
-    tr_mat y, x;
-    RULE
-    {
-        float u[TR_WIDE];
-        tr_get8(u, x, r, c, n);
-        EIGHT u[k] = 0.5f * u[k] * (1 + tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k])));
-        tr_put8(y, r, c, n, u);
-    }
-};
+struct gelu_of { __device__ void operator()(float &x) const { x = 0.5f * x * (1 + tanhf(GELU_A * (x + GELU_B * x * x * x))); } };
 
-struct gelu_backward_rule {
-    tr_mat dx, dy, x;
-    RULE
+struct gelu_slope {
+    __device__ void operator()(float &d, float x) const
     {
-        float u[TR_WIDE], d[TR_WIDE];
-        tr_get8(u, x, r, c, n);
-        tr_get8(d, dy, r, c, n);
-        EIGHT {
-            float t = tanhf(GELU_A * (u[k] + GELU_B * u[k] * u[k] * u[k]));
-            d[k] *= 0.5f * (1 + t) + 0.5f * u[k] * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * u[k] * u[k]);
-        }
-        tr_put8(dx, r, c, n, d);
+        float t = tanhf(GELU_A * (x + GELU_B * x * x * x));
+        d *= 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * x * x);
     }
 };
 
@@ -204,13 +166,13 @@ int tr_cuda_copy(tr_mat y, tr_mat x, tr_cuda_stream s)
 
 int tr_cuda_fill(tr_mat y, float value, tr_cuda_stream s) { EACH(y, fill_rule, y, value); }
 int tr_cuda_add(tr_mat y, tr_mat a, tr_mat b, tr_cuda_stream s) { EACH(y, add_rule, y, a, b); }
-int tr_cuda_axpy(tr_mat y, float alpha, tr_mat x, tr_cuda_stream s) { EACH(y, axpy_rule, y, x, alpha); }
-int tr_cuda_scale(tr_mat y, float alpha, tr_cuda_stream s) { EACH(y, scale_rule, y, alpha); }
+int tr_cuda_axpy(tr_mat y, float alpha, tr_mat x, tr_cuda_stream s) { EACH(y, tr_map2<plus_times>, y, y, x, { alpha }); }
+int tr_cuda_scale(tr_mat y, float alpha, tr_cuda_stream s) { EACH(y, tr_map1<times>, y, y, { alpha }); }
 int tr_cuda_add_bias(tr_mat y, tr_mat b, tr_cuda_stream s) { EACH(y, bias_rule, y, b); }
 int tr_cuda_swiglu(tr_mat a, tr_mat gu, tr_cuda_stream s) { EACH(a, swiglu_rule, a, gu); }
 int tr_cuda_swiglu_backward(tr_mat dgu, tr_mat da, tr_mat gu, tr_cuda_stream s) { EACH(da, swiglu_backward_rule, dgu, da, gu); }
-int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { EACH(y, gelu_rule, y, x); }
-int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { EACH(dx, gelu_backward_rule, dx, dy, x); }
+int tr_cuda_gelu(tr_mat y, tr_mat x, tr_cuda_stream s) { EACH(y, tr_map1<gelu_of>, y, x, {}); }
+int tr_cuda_gelu_backward(tr_mat dx, tr_mat dy, tr_mat x, tr_cuda_stream s) { EACH(dx, tr_map2<gelu_slope>, dx, dy, x, {}); }
 
 /* Host memory that the device reaches without the driver's detour, for what goes back and forth in a step; taken at the first call. */
 static const size_t PINNED = 1 << 20;

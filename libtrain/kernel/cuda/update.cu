@@ -155,7 +155,51 @@ template <class D> static int step_weight(tr_mat w, tr_cuda_step a, tr_cuda_stre
     return tr_launch(dim3((unsigned)((w.rows * w.groups * SHARING + TR_BLOCK - 1) / TR_BLOCK)), TR_BLOCK, 0, s, step_int8_kernel<D>, along, w, a);
 }
 
-/* ---- in place */
+/* ---- in place: functions of an element, of two */
+
+#define OF1 __device__ void operator()(float &x) const
+#define OF2 __device__ void operator()(float &x, float &u) const
+
+struct clamp_to { float limit; OF1 { x = x > limit ? limit : x < -limit ? -limit : x; } };
+struct sign_times { float factor; OF1 { x = x > 0 ? factor : x < 0 ? -factor : 0; } };
+
+struct with_momentum {
+    float keep_m, keep_g, out_g, out_m;
+    OF2
+    {
+        u = keep_m * u + keep_g * x;
+        x = out_g * x + out_m * u;
+    }
+};
+
+struct by_root {
+    float beta, eps;
+    OF2
+    {
+        u = beta * u + (1 - beta) * (x * x + eps);
+        x = x / sqrtf(u);
+    }
+};
+
+struct cut_step {
+    float scale, eps;
+    OF2
+    {
+        float y = fabsf(x) / (scale * u + eps);
+        x = copysignf(y < 1 ? y : 1, x) * (x != 0);
+    }
+};
+
+struct cut_ratio {
+    float eps, most;
+    OF2
+    {
+        float y = x / (u > eps ? u : eps);
+        x = y > most ? most : y < -most ? -most : y;
+    }
+};
+
+struct mean_of_squares { float keep, take; OF2 { x = keep * x + take * (u * u); } };
 
 template <class D> struct direction_rule {
     D along;
@@ -168,35 +212,6 @@ template <class D> struct direction_rule {
     }
 };
 
-struct clamp_rule {
-    tr_mat g;
-    float limit;
-    RULE
-    {
-        float x[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        EIGHT x[k] = x[k] > limit ? limit : x[k] < -limit ? -limit : x[k];
-        tr_put8(g, r, c, n, x);
-    }
-};
-
-struct momentum_rule {
-    tr_mat g, m;
-    float keep_m, keep_g, out_g, out_m;
-    RULE
-    {
-        float x[TR_WIDE], u[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(u, m, r, c, n);
-        EIGHT {
-            u[k] = keep_m * u[k] + keep_g * x[k];
-            x[k] = out_g * x[k] + out_m * u[k];
-        }
-        tr_put8(m, r, c, n, u);
-        tr_put8(g, r, c, n, x);
-    }
-};
-
 struct outer_rule {
     tr_mat g;
     const float *row, *col;
@@ -205,35 +220,6 @@ struct outer_rule {
         float x[TR_WIDE];
         tr_get8(x, g, r, c, n);
         EIGHT if (k < n) x[k] *= row[r] * col[c + k];
-        tr_put8(g, r, c, n, x);
-    }
-};
-
-struct root_rule {
-    tr_mat g, v;
-    float beta, eps;
-    RULE
-    {
-        float x[TR_WIDE], u[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(u, v, r, c, n);
-        EIGHT {
-            u[k] = beta * u[k] + (1 - beta) * (x[k] * x[k] + eps);
-            x[k] = x[k] / sqrtf(u[k]);
-        }
-        tr_put8(v, r, c, n, u);
-        tr_put8(g, r, c, n, x);
-    }
-};
-
-struct sign_scale_rule {
-    tr_mat g;
-    float factor;
-    RULE
-    {
-        float x[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        EIGHT x[k] = x[k] > 0 ? factor : x[k] < 0 ? -factor : 0;
         tr_put8(g, r, c, n, x);
     }
 };
@@ -253,38 +239,6 @@ struct lion_rule {
         }
         put_rounded(m, r, c, n, mm, h.noise);
         tr_put8(u, r, c, n, x);
-    }
-};
-
-struct cut_step_rule {
-    tr_mat g, h;
-    float scale, eps;
-    RULE
-    {
-        float x[TR_WIDE], u[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(u, h, r, c, n);
-        EIGHT {
-            float y = fabsf(x[k]) / (scale * u[k] + eps);
-            x[k] = copysignf(y < 1 ? y : 1, x[k]) * (x[k] != 0);
-        }
-        tr_put8(g, r, c, n, x);
-    }
-};
-
-struct cut_ratio_rule {
-    tr_mat g, h;
-    float eps, most;
-    RULE
-    {
-        float x[TR_WIDE], v[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(v, h, r, c, n);
-        EIGHT {
-            float y = x[k] / (v[k] > eps ? v[k] : eps);
-            x[k] = y > most ? most : y < -most ? -most : y;
-        }
-        tr_put8(g, r, c, n, x);
     }
 };
 
@@ -327,19 +281,6 @@ struct weigh_rule {
     }
 };
 
-struct mean_squares_rule {
-    tr_mat h, g;
-    float keep, take;
-    RULE
-    {
-        float x[TR_WIDE], u[TR_WIDE];
-        tr_get8(x, g, r, c, n);
-        tr_get8(u, h, r, c, n);
-        EIGHT u[k] = keep * u[k] + take * (x[k] * x[k]);
-        tr_put8(h, r, c, n, u);
-    }
-};
-
 #define EACH(t, rule, ...) return tr_each((t).rows, (t).cols, s, rule{ __VA_ARGS__ })
 
 extern "C" {
@@ -355,16 +296,16 @@ int tr_cuda_adam_direction(tr_mat u, tr_mat m, tr_mat v, tr_mat g, tr_cuda_momen
     return tr_each(u.rows, u.cols, s, direction_rule<along_adam>{ { m, v, g, h }, u });
 }
 
-int tr_cuda_clamp(tr_mat g, float limit, tr_cuda_stream s) { EACH(g, clamp_rule, g, limit); }
-int tr_cuda_momentum(tr_mat g, tr_mat m, float keep_m, float keep_g, float out_g, float out_m, tr_cuda_stream s) { EACH(g, momentum_rule, g, m, keep_m, keep_g, out_g, out_m); }
+int tr_cuda_clamp(tr_mat g, float limit, tr_cuda_stream s) { EACH(g, tr_map1<clamp_to>, g, g, { limit }); }
+int tr_cuda_momentum(tr_mat g, tr_mat m, float keep_m, float keep_g, float out_g, float out_m, tr_cuda_stream s) { return tr_each(g.rows, g.cols, s, tr_map2<with_momentum, true>{ g, g, m, { keep_m, keep_g, out_g, out_m } }); }
 int tr_cuda_scale_outer(tr_mat g, const float *row, const float *col, tr_cuda_stream s) { EACH(g, outer_rule, g, row, col); }
-int tr_cuda_root_direction(tr_mat g, tr_mat v, float beta, float eps, tr_cuda_stream s) { EACH(g, root_rule, g, v, beta, eps); }
-int tr_cuda_sign_scale(tr_mat g, float factor, tr_cuda_stream s) { EACH(g, sign_scale_rule, g, factor); }
+int tr_cuda_root_direction(tr_mat g, tr_mat v, float beta, float eps, tr_cuda_stream s) { return tr_each(g.rows, g.cols, s, tr_map2<by_root, true>{ g, g, v, { beta, eps } }); }
+int tr_cuda_sign_scale(tr_mat g, float factor, tr_cuda_stream s) { EACH(g, tr_map1<sign_times>, g, g, { factor }); }
 int tr_cuda_lion_direction(tr_mat u, tr_mat m, tr_cuda_signs h, tr_cuda_stream s) { EACH(u, lion_rule, u, m, h); }
-int tr_cuda_cut_step(tr_mat g, tr_mat h, float scale, float eps, tr_cuda_stream s) { EACH(g, cut_step_rule, g, h, scale, eps); }
-int tr_cuda_cut_ratio(tr_mat g, tr_mat h, float eps, float most, tr_cuda_stream s) { EACH(g, cut_ratio_rule, g, h, eps, most); }
+int tr_cuda_cut_step(tr_mat g, tr_mat h, float scale, float eps, tr_cuda_stream s) { EACH(g, tr_map2<cut_step>, g, g, h, { scale, eps }); }
+int tr_cuda_cut_ratio(tr_mat g, tr_mat h, float eps, float most, tr_cuda_stream s) { EACH(g, tr_map2<cut_ratio>, g, g, h, { eps, most }); }
 int tr_cuda_move(tr_mat w, float before, float scale, tr_cuda_direction z, tr_cuda_stream s) { EACH(w, move_rule, w, before, scale, z); }
 int tr_cuda_weigh(tr_mat g, float scale, tr_cuda_direction z, tr_cuda_stream s) { EACH(g, weigh_rule, g, scale, z); }
-int tr_cuda_mean_squares(tr_mat h, tr_mat g, float keep, float take, tr_cuda_stream s) { EACH(h, mean_squares_rule, h, g, keep, take); }
+int tr_cuda_mean_squares(tr_mat h, tr_mat g, float keep, float take, tr_cuda_stream s) { EACH(h, tr_map2<mean_of_squares>, h, h, g, { keep, take }); }
 
 }
