@@ -81,12 +81,9 @@ static void memory_is_foretold(void **state)
     struct step_result s;
     size_t before = tr_mem_ledger().device;
     assert_ok(test_recipe(&r, base, "memory", SETS("run.device=cuda", "optimizer.name=adamw")));
-    assert_ok(job_open(&j, &r));
-    assert_ok(job_tokenizer(&j, true));
-    assert_ok(job_data(&j, true));
+    test_job_open(&j, &r);
     assert_ok(forecast_fit(&j, &f));
-    assert_ok(job_net(&j, true));
-    assert_ok(job_training(&j));
+    test_job_build(&j);
     tr_mem_reset_peak();
     for (int i = 0; i < 2; i++) {
         assert_ok(job_step(&j, &s));

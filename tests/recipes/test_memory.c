@@ -59,14 +59,11 @@ static int steps(double *loss, bool memory, const char *const *more)
     int64_t version = -1;
     assert_ok(load(&r, memory ? "memory" : "without", more));
     if (memory) assert_ok(recipe_set(&r, "checkpoint.memory_every=1"));
-    assert_ok(job_open(&j, &r));
-    assert_ok(job_tokenizer(&j, true));
-    assert_ok(job_data(&j, true));
+    test_job_open(&j, &r);
     int rc = forecast_run(&j, &f);
     if (rc == TR_OK) {
         assert_ok(tr_mkdirs(r.run.dir));
-        assert_ok(job_net(&j, true));
-        assert_ok(job_training(&j));
+        test_job_build(&j);
         if (memory) assert_ok(ckpt_capture_attach(j.capture, NULL, &version));
         if (memory) assert_ok(ckpt_capture_start(j.capture, 0, false));
         for (int i = 0; i < STEPS; i++) {

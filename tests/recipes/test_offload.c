@@ -30,13 +30,10 @@ static bool steps(double *loss, struct tr_ledger *used, struct tr_spill_counts *
     struct job j;
     struct step_result s;
     assert_ok(load(&r, "steps", more));
-    assert_ok(job_open(&j, &r));
-    assert_ok(job_tokenizer(&j, true));
-    assert_ok(job_data(&j, true));
+    test_job_open(&j, &r);
     int rc = forecast_run(&j, f);
     if (rc == TR_OK) {
-        assert_ok(job_net(&j, true));
-        assert_ok(job_training(&j));
+        test_job_build(&j);
         tr_mem_reset_peak();
         for (int i = 0; i < STEPS; i++) {
             struct tr_spill_counts before = job_disk(&j);

@@ -53,14 +53,11 @@ static void foretold_is_used(void **state)
             snprintf(name, sizeof name, "optimizer.name=%s", opt_kinds[k]->name);
             bool turns = opt_has_key(opt_kinds[k]->name, "switch_mode"); /* the forecast is of the lowest block's turn */
             assert_ok(load(&r, "plan", SETS(name, layouts[l][0], layouts[l][1], layouts[l][2], turns ? "optimizer.switch_mode=ascending" : NULL)));
-            assert_ok(job_open(&j, &r));
-            assert_ok(job_tokenizer(&j, true));
-            assert_ok(job_data(&j, true));
+            test_job_open(&j, &r);
             size_t before = tr_mem_ledger().total;
             int rc = forecast_fit(&j, &f);
             if (rc == TR_OK) {
-                assert_ok(job_net(&j, true));
-                assert_ok(job_training(&j));
+                test_job_build(&j);
                 tr_mem_reset_peak();
                 for (int i = 0; i < 2; i++) assert_ok(job_step(&j, &s));
                 struct tr_ledger used = tr_mem_ledger();
@@ -91,12 +88,9 @@ static void uneven_batches_stay_within(void **state)
         struct forecast foretold;
         struct step_result s;
         assert_ok(load(&r, "uneven", SETS(train, pack ? "data.pack=true" : "data.pack=false", "data.mask_prompt=true")));
-        assert_ok(job_open(&j, &r));
-        assert_ok(job_tokenizer(&j, true));
-        assert_ok(job_data(&j, true));
+        test_job_open(&j, &r);
         assert_ok(forecast_fit(&j, &foretold));
-        assert_ok(job_net(&j, true));
-        assert_ok(job_training(&j));
+        test_job_build(&j);
         tr_mem_dry(true); /* there and back: work buffers of what came before are forgotten */
         tr_mem_dry(false);
         tr_mem_reset_peak();
@@ -205,12 +199,9 @@ static void sums_are_small(void **state)
     struct step_result s;
     size_t held[3], less = 0;
     assert_ok(load(&r, "small", SETS(SUBSPACE_OF("galore"), "train.micro_batch=2")));
-    assert_ok(job_open(&j, &r));
-    assert_ok(job_tokenizer(&j, true));
-    assert_ok(job_data(&j, true));
+    test_job_open(&j, &r);
     assert_ok(forecast_fit(&j, &f));
-    assert_ok(job_net(&j, true));
-    assert_ok(job_training(&j));
+    test_job_build(&j);
     for (int i = 0; i < 3; i++) {
         most_gradients = 0;
         tr_mem_trace(watch_gradients, NULL);
@@ -230,9 +221,7 @@ static void sums_are_small(void **state)
     job_release(&j);
     recipe_release(&r);
     assert_ok(load(&r, "small", SETS(SUBSPACE_OF("galore"), "train.micro_batch=2", "train.clip=1")));
-    assert_ok(job_open(&j, &r));
-    assert_ok(job_tokenizer(&j, true));
-    assert_ok(job_data(&j, true));
+    test_job_open(&j, &r);
     assert_ok(forecast_fit(&j, &f));
     assert_int_equal(f.held[0], held[0]);
     assert_int_equal(f.held[1], held[0]);

@@ -31,11 +31,8 @@ static int load(struct recipe *r, const char *name, const char *text, const char
 static void open_run(struct job *j, struct recipe *r, const char *text, const char *const *more)
 {
     assert_ok(load(r, "turns", text, more));
-    assert_ok(job_open(j, r));
-    assert_ok(job_tokenizer(j, true));
-    assert_ok(job_data(j, true));
-    assert_ok(job_net(j, true));
-    assert_ok(job_training(j));
+    test_job_open(j, r);
+    test_job_build(j);
 }
 
 /* Bit l: something in layer l (0: embedding; LAYERS + 1: final norm and head) moved in a step. */

@@ -24,3 +24,16 @@ int test_recipe(struct recipe *r, const char *base, const char *name, const char
     for (; more && *more && n < sizeof sets / sizeof *sets; more++) sets[n++] = *more;
     return recipe_load(r, path, sets, n);
 }
+
+void test_job_open(struct job *j, const struct recipe *r)
+{
+    assert_ok(job_open(j, r));
+    assert_ok(job_tokenizer(j, true));
+    assert_ok(job_data(j, true));
+}
+
+void test_job_build(struct job *j)
+{
+    assert_ok(job_net(j, true));
+    assert_ok(job_training(j));
+}
