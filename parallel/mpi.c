@@ -236,6 +236,7 @@ static int start(void)
     TR_TRY(add_group(world, 0, 1));
     if (MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
     MPI_Comm_size(here, &all()->local);
+    MPI_Comm_rank(here, &all()->place);
     MPI_Comm_free(&here);
     TR_TRY(tr_calloc(&w.request, (size_t)all()->size, sizeof(MPI_Request)));
     for (int r = 0; r < all()->size; r++) w.request[r] = MPI_REQUEST_NULL;

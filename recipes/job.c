@@ -42,19 +42,20 @@ static int shape_from_keys(struct tr_shape *s, const struct recipe *r)
 /* What the device cannot do yet, and what to set instead. */
 static const char *not_on_device(const struct recipe *r)
 {
-    if (r->parallel.data * r->parallel.pipeline > 1) return "several ranks (parallel.data, parallel.pipeline) compute on the CPU; set both to 1";
+    if (r->parallel.vocabulary) return "a vocabulary shared by stages has no kernels there; set parallel.vocabulary = none";
     if (r->memory.offload != RECIPE_OFFLOAD_NONE) return "memory.offload moves host memory only; set it to none";
     if (r->checkpoint.memory_every > 0) return "snapshots in memory are of host memory only; set checkpoint.memory_every = 0";
     return NULL;
 }
 
 /* auto: a device that is there and can do what the recipe asks for. */
-static int open_device(const struct recipe *r)
+static int open_device(const struct job *j)
 {
+    const struct recipe *r = j->r;
     bool must = r->run.device == RECIPE_DEVICE_CUDA;
     if (r->run.device == RECIPE_DEVICE_CPU) return TR_OK;
     const char *why = not_on_device(r);
-    if (!why) why = tr_device_open();
+    if (!why) why = tr_device_open(j->comm->place);
     if (why && must) return tr_fail(TR_EINPUT, "run.device = cuda (%s): %s; or set run.device = cpu", r->path, why);
     if (!why && r->run.device == RECIPE_DEVICE_AUTO) tr_info("computing on the device: %s", tr_device()->describe());
     return TR_OK;
@@ -63,7 +64,7 @@ static int open_device(const struct recipe *r)
 int job_open(struct job *j, const struct recipe *r)
 {
     TR_TRY(job_open_files(j, r));
-    return open_device(r);
+    return open_device(j);
 }
 
 int job_open_files(struct job *j, const struct recipe *r)

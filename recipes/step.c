@@ -94,6 +94,7 @@ int job_step(struct job *j, struct step_result *out)
     int rc = one_step(j, out);
     if (rc == TR_OK || tr_device_check() == TR_OK) return rc;
     snprintf(why, sizeof why, "%s", tr_message());
+    if (j->comm->size > 1) return tr_fail(TR_EFAIL, "step %" PRId64 ", rank %d: %s", step, j->comm->rank, why);
     return tr_fail(TR_EFAIL, "step %" PRId64 ": %s", step, why);
 }
 

@@ -5,6 +5,7 @@
 #include "libtrain/kernel/kernel.h"
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 static const int64_t *rows_of_ranks(struct job *j, const struct tr_param *p) { return j->first + p->index * (j->data->size + 1); }
 
@@ -39,19 +40,17 @@ static int measure(struct update *u, const struct tr_param *p, const struct summ
     struct job *j = u->j;
     if (p->frozen) return TR_OK;
     int64_t rows = s->rows, begin = s->at + s->first[j->data->rank], end = s->at + s->first[j->data->rank + 1];
-    int panels = tr_device() ? 1 : UPDATE_PANELS; /* a device has one rank, and waits for each sum */
-    for (int k = 0; k < panels; k++) {
-        int64_t a = rows / panels * k + rows % panels * k / panels;
-        int64_t b = rows / panels * (k + 1) + rows % panels * (k + 1) / panels;
-        double *sum = &j->figures[p->index * UPDATE_PANELS + k];
-        a = a < begin ? begin : a;
-        b = b > end ? end : b;
-        *sum = 0;
-        if (a >= b) continue;
-        struct tr_tensor panel = tr_comm_rows(own, a - begin, b - a);
-        *sum = tr_kernels()->sum_squares(&panel);
-        if (!isfinite(*sum)) TR_TRY(tr_device_check());
-        if (!isfinite(*sum))
+    double *sum = &j->figures[p->index * UPDATE_PANELS];
+    int64_t top[UPDATE_PANELS + 1];
+    for (int k = 0; k <= UPDATE_PANELS; k++) {
+        int64_t a = rows / UPDATE_PANELS * k + rows % UPDATE_PANELS * k / UPDATE_PANELS;
+        top[k] = (a < begin ? begin : a > end ? end : a) - begin;
+    }
+    memset(sum, 0, UPDATE_PANELS * sizeof *sum);
+    if (end > begin) tr_kernels()->sum_squares_panels(sum, own, top, UPDATE_PANELS);
+    for (int k = 0; k < UPDATE_PANELS; k++) {
+        if (!isfinite(sum[k])) TR_TRY(tr_device_check());
+        if (!isfinite(sum[k]))
             return tr_fail(TR_EFAIL, "gradient of '%s' (step %" PRId64 "): it is not finite; the newest snapshot is whole: resume from it with a lower train.lr", p->name, u->step);
     }
     return TR_OK;

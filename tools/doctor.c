@@ -31,7 +31,7 @@ static const char *nccl(void)
 static const char *cuda(void)
 {
     const char *why;
-    const struct tr_device_module *m = tr_device_load(&why);
+    const struct tr_device_module *m = tr_device_load(0, &why);
     return m ? m->describe() : why;
 }
 

@@ -1,5 +1,6 @@
 #include "libtrain/comm/comm.h"
 #include "libtrain/base/buf.h"
+#include "libtrain/kernel/device.h"
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/base/status.h"
 #include <stdlib.h>
@@ -75,19 +76,22 @@ static void read_rows(const struct tr_tensor *t, int64_t begin, int64_t n, void 
     if (n) tr_tensor_read(&v, host);
 }
 
-static void add_received(struct tr_comm *c, const struct rounds *k, struct tr_tensor *own, int64_t i, char *in, bool add)
+/* work: of a device, one part large; NULL: kernels read `in` itself. */
+static void add_received(struct tr_comm *c, const struct rounds *k, struct tr_tensor *own, int64_t i, char *in, void *work, bool add)
 {
     int64_t begin, n = rows_of(k, c->rank, i, &begin);
     if (!n) return;
     struct tr_tensor to = tr_comm_rows(own, begin - k->first[c->rank], n);
     for (int r = 0; r < c->size; r++) {
-        struct tr_tensor part = tr_tensor_view(in + (size_t)r * k->out[r], TR_F32, to.ndim, to.dim);
+        char *from = in + (size_t)r * k->out[r];
+        struct tr_tensor part = tr_tensor_view(work ? work : from, TR_F32, to.ndim, to.dim);
+        if (work) tr_tensor_write(&part, from);
         if (r == 0 && !add) tr_kernels()->copy(&to, &part);
         else tr_kernels()->add(&to, &to, &part);
     }
 }
 
-static int reduce_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *own, const struct tr_tensor *g, int64_t i, char *out, char *in, bool add)
+static int reduce_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *own, const struct tr_tensor *g, int64_t i, char *out, char *in, void *work, bool add)
 {
     int64_t begin, mine = rows_of(k, c->rank, i, &begin);
     size_t at = 0;
@@ -99,7 +103,7 @@ static int reduce_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *o
         at += k->in[r];
     }
     TR_TRY(c->kind->all_to_all(c, out, k->in, in, k->out));
-    add_received(c, k, own, i, in, add);
+    add_received(c, k, own, i, in, work, add);
     return TR_OK;
 }
 
@@ -111,14 +115,16 @@ int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct t
         return TR_OK;
     }
     struct rounds k;
-    void *out = NULL, *in = NULL;
+    void *out = NULL, *in = NULL, *work = NULL;
     TR_TRY(rounds_init(&k, c, g, first));
     count(c, first[c->size], k.row);
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
-    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(reduce_round(c, &k, own, g, i, out, in, add));
+    if (tr_device()) TR_GO(tr_device_arena(&work, (size_t)k.each * k.row, TR_COMMUNICATION));
+    for (int64_t i = 0; i < k.n && !tr_mem_is_dry(); i++) TR_GO(reduce_round(c, &k, own, g, i, out, in, work, add));
 done:
+    tr_device_arena_free(work, TR_COMMUNICATION);
     if (in) tr_arena_free(in, TR_COMMUNICATION);
     if (out) tr_arena_free(out, TR_COMMUNICATION);
     free(k.in);

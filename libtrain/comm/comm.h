@@ -2,7 +2,7 @@
  *
  * One interface, several forms: one rank alone (here), MPI (parallel/mpi.c). Every call but send and receive is collective: all
  * ranks make it in the same order with the same shapes. Callers hand over tensors and never see where their bytes lie; a form moves host
- * memory. Sums are taken in the order of ranks from parts that were sent whole, so their bits depend on the parts alone.
+ * memory, through which those of a device pass. Sums are taken in the order of ranks from parts that were sent whole, so their bits depend on the parts alone.
  *
  * Nothing waits for ever: a rank that does not come ends the others after `timeout` seconds with a line that names it, and
  * an error of one rank reaches the others in their next wait. In dry mode (tr_mem_dry) buffers are counted, nothing moves. */
@@ -25,7 +25,7 @@ struct tr_comm_kind {
 
 struct tr_comm {
     const struct tr_comm_kind *kind;
-    int rank, size, local;       /* local: ranks on this machine */
+    int rank, size, local, place;   /* local: ranks on this machine; place: of this one among them */
     bool planned;                /* these ranks are not there: only forecasts are made, of the rank that is dealt most */
     double timeout;              /* seconds */
     const char *doing;           /* what for, in messages */

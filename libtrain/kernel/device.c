@@ -21,7 +21,7 @@ static void default_path(char *path, size_t size)
     snprintf(path + at, size - at, "train-cuda.so");
 }
 
-const struct tr_device_module *tr_device_load(const char **why)
+const struct tr_device_module *tr_device_load(int place, const char **why)
 {
     static char text[600];
     char path[500];
@@ -36,15 +36,15 @@ const struct tr_device_module *tr_device_load(const char **why)
     if (!file) return snprintf(text, sizeof text, "its module cannot be opened (%s)", dlerror()), NULL;
     const struct tr_device_module *m = dlsym(file, "tr_device_module");
     if (!m || m->version != TR_DEVICE_VERSION) return snprintf(text, sizeof text, "'%s' is of another build of train", path), NULL;
-    *why = m->open();
+    *why = m->open(place);
     return *why ? NULL : m;
 }
 
-const char *tr_device_open(void)
+const char *tr_device_open(int place)
 {
     const char *why;
     if (module) return NULL;
-    if (!(module = tr_device_load(&why))) return why;
+    if (!(module = tr_device_load(place, &why))) return why;
     tr_mem_device(module->memory);
     return NULL;
 }

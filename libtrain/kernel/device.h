@@ -7,11 +7,11 @@
 struct tr_product;
 
 /* What a module exports as `tr_device_module`. Work is queued; error, and what reads, waits for it. */
-enum { TR_DEVICE_VERSION = 1 };
+enum { TR_DEVICE_VERSION = 2 };
 struct tr_device_module {
     int version;                          /* TR_DEVICE_VERSION of its build; nothing else is looked at when it is another */
     const char *name;
-    const char *(*open)(void);            /* NULL, or why there is no device to compute on */
+    const char *(*open)(int place);       /* the place-th device, over and over when there are fewer; NULL, or why there is none to compute on */
     const char *(*describe)(void);        /* device, memory, driver, in a line */
     const char *(*error)(void);           /* NULL while all went well, else "ENTRY: WHY" of the first that failed */
     size_t (*available)(void);            /* bytes that are free on the device */
@@ -26,11 +26,12 @@ struct tr_device_module {
 /* The module in use, or NULL. */
 const struct tr_device_module *tr_device(void);
 
-/* Opens the module and changes nothing else. NULL and why: what is missing (driver, module, a library of it, device). */
-const struct tr_device_module *tr_device_load(const char **why);
+/* Opens the module and changes nothing else. place: of this rank among those of its machine. NULL and why: what is missing (driver, module,
+ * a library of it, device). */
+const struct tr_device_module *tr_device_load(int place, const char **why);
 
 /* From now on the device computes; only while no tensor exists. NULL, or why not. Further calls do nothing. */
-const char *tr_device_open(void);
+const char *tr_device_open(int place);
 
 /* TR_EFAIL with the name of the first kernel or call of the device that failed. Waits for what was given to it. */
 int tr_device_check(void);

@@ -28,6 +28,7 @@ static void dry_random(T *y, struct tr_key k, float std) {}
 static void dry_add(T *y, const T *a, const T *b) {}
 static void dry_axpy(T *y, float a, const T *x) {}
 static double dry_sum(const T *x) { return 0; }
+static void dry_panels(double *sum, const T *x, const int64_t *begin, int n) { memset(sum, 0, (size_t)n * sizeof *sum); }
 static bool dry_finite(const T *x) { return true; }
 static void dry_embed(T *y, const T *w, const T *i, bool acc) {}
 static void dry_three(T *y, const T *a, const T *b) {}
@@ -47,7 +48,7 @@ static void dry_softmax_gradient(T *q, const T *p, const T *t, float s) {}
 
 static struct tr_kernels dry = {
     .name = "dry", .write = dry_write, .read = dry_read, .copy = dry_copy, .fill = dry_fill, .random_normal = dry_random, .add = dry_add,
-    .axpy = dry_axpy, .scale = dry_fill, .sum_squares = dry_sum, .all_finite = dry_finite, .embed = dry_embed, .embed_backward = dry_three,
+    .axpy = dry_axpy, .scale = dry_fill, .sum_squares = dry_sum, .sum_squares_panels = dry_panels, .all_finite = dry_finite, .embed = dry_embed, .embed_backward = dry_three,
     .scatter = dry_three, .rms_norm = dry_rms, .rms_norm_rebuild = dry_rebuild, .rms_norm_backward = dry_rms_backward, .layer_norm = dry_ln,
     .layer_norm_rebuild = dry_ln_rebuild, .layer_norm_backward = dry_ln_backward, .rope = dry_rope, .swiglu = dry_copy,
     .swiglu_backward = dry_three, .gelu = dry_copy, .gelu_backward = dry_three, .add_bias = dry_copy, .bias_backward = dry_copy,

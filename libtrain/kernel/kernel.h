@@ -37,6 +37,8 @@ struct tr_kernels {
     void (*axpy)(struct tr_tensor *y, float alpha, const struct tr_tensor *x);                  /* y += alpha x, any of f32/bf16 each */
     void (*scale)(struct tr_tensor *y, float alpha);
     double (*sum_squares)(const struct tr_tensor *x);          /* in double, by fixed blocks of 4096 elements in order */
+    /* Of rows [begin[k], begin[k + 1]) for k < n (1 to 8), which may be none: the bits of sum_squares on those rows. */
+    void (*sum_squares_panels)(double *sum, const struct tr_tensor *x, const int64_t *begin, int n);
     bool (*all_finite)(const struct tr_tensor *x);
 
     /* ---- layers */

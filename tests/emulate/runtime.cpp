@@ -22,6 +22,7 @@ const size_t ALL = (size_t)1 << 32, PAGE = 2 << 20 /* huge: forbidding small one
 char *pool, *top;                  /* [pool, top) was ever used */
 std::map<char *, size_t> blocks;   /* with a gap behind each */
 int entered;
+const int DEVICES = 8;             /* a process has one of them */
 cudaStream_t only;
 
 void protect(int how)
@@ -50,8 +51,8 @@ const char *cudaGetErrorString(cudaError_t error)
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidValue : cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count) { return *count = DEVICES, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return device < 0 || device >= DEVICES ? cudaErrorInvalidValue : cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int) 
 {
     *value = a == cudaDevAttrComputeCapabilityMajor ? 9 : a == cudaDevAttrPageableMemoryAccess;

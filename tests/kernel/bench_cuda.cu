@@ -307,7 +307,8 @@ static void check_elements(int dtype, int64_t R, int64_t C)
     check("  backward", fetch(dgu), wd, limit);
     must(tr_cuda_add(a, da.d, da.d, nullptr), "add");
     check("add", fetch(a), ws, 0);
-    must(tr_cuda_total(&got, da.d, 1, nullptr), "sum_squares");
+    int64_t all[] = { 0, da.d.rows };
+    must(tr_cuda_total(&got, da.d, all, 1, 1, nullptr), "sum_squares");
     check("sum of squares", floats(1, (float)got), std::vector<double>(1, squares), 1e-6);
     for (tr_mat t : { gu.d, da.d, a, dgu }) release(t);
 }
@@ -447,7 +448,8 @@ static void rate_rows()
     rate("layer_norm_backward", 3 * x, 0, [&] { return tr_cuda_layer_norm_backward(y, 0, dgp, dgp + C, b, a, rp, g, nullptr); });
     rate("gelu", 2 * x, 0, [&] { return tr_cuda_gelu(y, a, nullptr); });
     rate("bias_backward", x, 0, [&] { return tr_cuda_bias_backward(dgp, a, nullptr); });
-    rate("sum of squares", x, 0, [&] { return tr_cuda_total(&total, a, 1, nullptr); });
+    int64_t all[] = { 0, a.rows };
+    rate("sum of squares", x, 0, [&] { return tr_cuda_total(&total, a, all, 1, 1, nullptr); });
     tr_mat small = a;
     small.cols = small.ld = 576, small.rows = N * C / 576;
     tr_mat to = small, gain = g;

@@ -288,6 +288,14 @@ static void many_rows(void **state)
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < COLS; c++) want += (double)get(&x, r, c) * (double)get(&x, r, c);
         if (!(fabs(k->sum_squares(&x) - want) <= 1e-12 * want)) fail_msg("%s: sum of squares %.17g, want %.17g", names[n], k->sum_squares(&x), want);
+        const int64_t begin[] = { 0, 0, 64, 65, 1100, 1100, ROWS };
+        double sum[6];
+        k->sum_squares_panels(sum, &x, begin, 6);
+        for (int i = 0; i < 6; i++) {
+            struct tr_tensor panel = tr_rows_view(&x, begin[i], begin[i + 1] - begin[i]);
+            double alone = begin[i + 1] > begin[i] ? k->sum_squares(&panel) : 0;
+            if (memcmp(&sum[i], &alone, sizeof alone)) fail_msg("%s: panel %d: %.17g, alone %.17g", names[n], i, sum[i], alone);
+        }
         assert_true(k->all_finite(&x));
         spaces[0]->f[0][(ROWS - 1) * (COLS + 1) + COLS - 1] = NAN;
         assert_false(k->all_finite(&x));

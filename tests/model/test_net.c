@@ -239,7 +239,7 @@ static void memory_is_given_back(void **state)
 
 int main(void)
 {
-    test_device();
+    test_device(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(packed_documents_are_apart), cmocka_unit_test(micro_batches_add_up), cmocka_unit_test(ignored_targets_do_not_count),
         cmocka_unit_test(cache_equals_whole_text), cmocka_unit_test(bf16_is_near_f32), cmocka_unit_test(bad_input_is_refused),

@@ -584,7 +584,7 @@ static void nearest_codes(void **state)
 
 int main(int argc, char **argv)
 {
-    test_device();
+    test_device(0);
     tests_folder = argc > 1 ? argv[1] : "tests";
     const struct CMUnitTest on_device[] = { cmocka_unit_test(recorded_runs) };   /* the others look into tensors themselves */
     if (tr_device()) return cmocka_run_group_tests(on_device, NULL, NULL);

@@ -125,7 +125,7 @@ static void refused(void **state)
 static void failing_run(void)
 {
     struct recipe r;
-    test_device();
+    test_device(0);
     int rc = test_recipe(&r, base, "failing", SETS("run.device=cuda", "optimizer.name=adamw"));
     if (rc == TR_OK) rc = recipe_run(&r, NULL);
     const char *m = tr_message();
@@ -138,7 +138,7 @@ int main(void)
 {
     if (getenv("EMULATE_FAIL")) failing_run();
     run_all("cpu", losses[0]);
-    test_device();
+    test_device(0);
     const struct CMUnitTest tests[] = { cmocka_unit_test(losses_are_those_of_the_cpu), cmocka_unit_test(memory_is_foretold), cmocka_unit_test(resumed_is_undisturbed), cmocka_unit_test(refused) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,11 +66,11 @@ static void last_check(void)
     _exit(1);
 }
 
-void test_device(void)
+void test_device(int place)
 {
     if (!strcmp(device_name(), "cpu")) return;
     choose_module();
-    const char *why = tr_device_open();
+    const char *why = tr_device_open(place);
     if (why) no_device(why);
     atexit(last_check);
 }
@@ -104,7 +104,7 @@ const struct tr_device_module *test_module(void)
 {
     const char *why;
     choose_module();
-    const struct tr_device_module *m = tr_device_load(&why);
+    const struct tr_device_module *m = tr_device_load(0, &why);
     if (!m || (why = share_memory(m))) no_device(why);
     return m;
 }

@@ -24,8 +24,8 @@ void test_normal(float *x, int64_t n, uint64_t seed, float std);
 /* TR_TEST_DEVICE (or what the build gives a test without it) says where to compute: cpu, emulated (tests/emulate) or cuda. Where
  * there is no device of that name the program ends as skipped with the reason, as failed with TR_REQUIRE_DEVICE=1. */
 struct tr_device_module;
-/* Tensors and kernels are the device's from now on; nothing on the CPU. */
-void test_device(void);
+/* Tensors and kernels are the place-th device's from now on; nothing on the CPU. */
+void test_device(int place);
 /* The module alone, whose kernels may work on this program's own memory: static, heap and stack. */
 const struct tr_device_module *test_module(void);
 

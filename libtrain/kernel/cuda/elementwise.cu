@@ -132,23 +132,25 @@ struct gelu_slope {
 
 struct total_shared { double part[TR_BLOCK / 32]; };
 
-/* Part p: every so-manieth run of 256 stretches of eight columns. */
-static __global__ __launch_bounds__(TR_BLOCK) void total_kernel(double *out, tr_mat x, int squares)
+/* Panels of rows, each in parts as its own size asks for. Part p: every so-manieth run of 256 stretches of eight columns. */
+struct total_panels { int64_t begin[TR_CUDA_PANELS + 1], parts[TR_CUDA_PANELS]; };
+static __global__ __launch_bounds__(TR_BLOCK) void total_kernel(double *out, tr_mat x, total_panels panels, int squares)
 {
     total_shared &s = tr_shared<total_shared>();
-    int64_t each = (x.cols + TR_WIDE - 1) / TR_WIDE, units = x.rows * each;
+    int64_t top = panels.begin[blockIdx.y], parts = panels.parts[blockIdx.y], each = (x.cols + TR_WIDE - 1) / TR_WIDE, units = (panels.begin[blockIdx.y + 1] - top) * each;
+    if (blockIdx.x >= parts) return;   /* the whole block: another panel has more */
     double sum = 0;
-    for (int64_t unit = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x; unit < units; unit += (int64_t)gridDim.x * TR_BLOCK) {
+    for (int64_t unit = (int64_t)blockIdx.x * TR_BLOCK + threadIdx.x; unit < units; unit += parts * TR_BLOCK) {
         int64_t r = units >> 32 ? unit / each : (int64_t)((unsigned)unit / (unsigned)each), c = (unit - r * each) * TR_WIDE;
         float v[TR_WIDE];
-        tr_get8_any(v, x, r, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
+        tr_get8_any(v, x, top + r, c, x.cols - c < TR_WIDE ? (int)(x.cols - c) : (int)TR_WIDE);
         EIGHT {
             if (squares) sum += (double)v[k] * (double)v[k];
             else sum += (__float_as_uint(v[k]) & 0x7f800000u) == 0x7f800000u;
         }
     }
     sum = tr_block_sum(sum, s.part);
-    if (!threadIdx.x) out[blockIdx.x] = sum;
+    if (!threadIdx.x) out[blockIdx.y * TR_CUDA_PARTS + blockIdx.x] = sum;
 }
 
 #define EACH(t, rule, ...) return tr_each((t).rows, (t).cols, s, rule{ __VA_ARGS__ })
@@ -184,16 +186,25 @@ static int pinned(char **out)
     return err;
 }
 
-int tr_cuda_total(double *out, tr_mat x, int squares, tr_cuda_stream s)
+int tr_cuda_total(double *out, tr_mat x, const int64_t *begin, int n, int squares, tr_cuda_stream s)
 {
     char *p;
-    int64_t blocks = (x.rows * ((x.cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK, parts = blocks < TR_CUDA_PARTS ? blocks : (int64_t)TR_CUDA_PARTS;
+    int64_t most = 0;
+    total_panels panels = {};
     int err = pinned(&p);
     double *part = reinterpret_cast<double *>(p);
-    if (!err) err = tr_launch(dim3((unsigned)parts), TR_BLOCK, sizeof(total_shared), s, total_kernel, part, x, squares);
+    for (int k = 0; k < n; k++) {
+        int64_t blocks = ((begin[k + 1] - begin[k]) * ((x.cols + TR_WIDE - 1) / TR_WIDE) + TR_BLOCK - 1) / TR_BLOCK;
+        panels.parts[k] = blocks < TR_CUDA_PARTS ? blocks : (int64_t)TR_CUDA_PARTS;
+        panels.begin[k] = begin[k], panels.begin[k + 1] = begin[k + 1];
+        most = panels.parts[k] > most ? panels.parts[k] : most;
+    }
+    if (!err) err = tr_launch(dim3((unsigned)most, (unsigned)n), TR_BLOCK, sizeof(total_shared), s, total_kernel, part, x, panels, squares);
     if (!err) err = (int)cudaStreamSynchronize((cudaStream_t)s);
-    *out = 0;
-    for (int64_t k = 0; !err && k < parts; k++) *out += part[k];
+    for (int k = 0; k < n; k++) {
+        out[k] = 0;
+        for (int64_t i = 0; !err && i < panels.parts[k]; i++) out[k] += part[k * TR_CUDA_PARTS + i];
+    }
     return err;
 }
 

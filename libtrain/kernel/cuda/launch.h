@@ -16,7 +16,7 @@ struct tr_mat { void *data; float *scale; signed char *zero; int64_t rows, cols,
 
 typedef void *tr_cuda_stream;   /* a cudaStream_t; NULL is the default stream */
 
-enum { TR_CUDA_PARTS = 1024 };  /* a sum over a whole tensor is at most so many parts, added on the host in order */
+enum { TR_CUDA_PARTS = 1024, TR_CUDA_PANELS = 8 };  /* a sum over rows of a tensor is at most so many parts, added on the host in order */
 
 /* host: dense rows of the same dtype. Both return when the bytes are there. */
 int tr_cuda_write(struct tr_mat y, const void *host, tr_cuda_stream s);
@@ -34,8 +34,8 @@ int tr_cuda_random_normal(struct tr_mat y, struct tr_key key, float std, tr_cuda
 int tr_cuda_add(struct tr_mat y, struct tr_mat a, struct tr_mat b, tr_cuda_stream s);
 int tr_cuda_axpy(struct tr_mat y, float alpha, struct tr_mat x, tr_cuda_stream s);
 int tr_cuda_scale(struct tr_mat y, float alpha, tr_cuda_stream s);
-/* squares: the sum of squares; else the number of elements that are not finite. Waits for the stream. */
-int tr_cuda_total(double *out, struct tr_mat x, int squares, tr_cuda_stream s);
+/* Of each of n panels, rows [begin[k], begin[k + 1]): the sum of squares, else the number of elements that are not finite. Waits for the stream. */
+int tr_cuda_total(double *out, struct tr_mat x, const int64_t *begin, int n, int squares, tr_cuda_stream s);
 
 int tr_cuda_swiglu(struct tr_mat a, struct tr_mat gu, tr_cuda_stream s);
 int tr_cuda_swiglu_backward(struct tr_mat dgu, struct tr_mat da, struct tr_mat gu, tr_cuda_stream s);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 static cudaStream_t stream;
+static int device;
 static char text[600];
 
 static const char *failed(const char *call, cudaError_t e)
@@ -21,11 +22,11 @@ static const char *failed(const char *call, cudaError_t e)
 static int attribute(enum cudaDeviceAttr a)
 {
     int x = 0;
-    return cudaDeviceGetAttribute(&x, a, 0) == cudaSuccess ? x : 0;
+    return cudaDeviceGetAttribute(&x, a, device) == cudaSuccess ? x : 0;
 }
 
-/* CUDA_VISIBLE_DEVICES chooses. */
-static const char *module_open(void)
+/* Of those that CUDA_VISIBLE_DEVICES leaves; a launcher that shows each rank its own leaves one. */
+static const char *module_open(int place)
 {
     int driver = 0, runtime = 0, devices = 0;   /* left as they are when a call fails */
     CALL(cudaDriverGetVersion, &driver);
@@ -37,7 +38,8 @@ static const char *module_open(void)
                  runtime / 1000, runtime % 1000 / 10);
         return text;
     }
-    CALL(cudaSetDevice, 0);
+    device = place % devices;
+    CALL(cudaSetDevice, device);
     int major = attribute(cudaDevAttrComputeCapabilityMajor), minor = attribute(cudaDevAttrComputeCapabilityMinor);
     if (major < 8) return snprintf(text, sizeof text, "the device is of sm_%d%d: sm_80 is the oldest", major, minor), text;
     CALL(cudaStreamCreateWithFlags, &stream, cudaStreamNonBlocking);
@@ -56,7 +58,7 @@ static const char *module_describe(void)
     CALL(cudaDriverGetVersion, &driver);
     CALL(cudaRuntimeGetVersion, &runtime);
     CALL(cudaMemGetInfo, &available, &all);
-    CALL(cudaGetDeviceProperties, &p, 0);
+    CALL(cudaGetDeviceProperties, &p, device);
     snprintf(text, sizeof text, "%.200s, sm_%d%d, %.1f GB free of %.1f GB; driver for CUDA %d.%d, runtime %d.%d", p.name, p.major, p.minor,
              (double)available / 1e9, (double)all / 1e9, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     return text;

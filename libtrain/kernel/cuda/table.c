@@ -54,17 +54,23 @@ static void cu_add(T *y, const T *a, const T *b) { RUN(add, mat(y), mat(a), mat(
 static void cu_axpy(T *y, float alpha, const T *x) { RUN(axpy, mat(y), alpha, mat(x)); }
 static void cu_scale(T *y, float alpha) { RUN(scale, mat(y), alpha); }
 
+static void cu_sum_squares_panels(double *sum, const T *x, const int64_t *begin, int n)
+{
+    RUN(total, sum, mat(x), begin, n, 1);
+    for (int k = 0; k < n && *first_error; k++) sum[k] = (double)NAN;
+}
+
 static double cu_sum_squares(const T *x)
 {
-    double sum = 0;
-    RUN(total, &sum, mat(x), 1);
-    return *first_error ? (double)NAN : sum;
+    double sum;
+    cu_sum_squares_panels(&sum, x, (int64_t[]){ 0, tr_rows(x) }, 1);
+    return sum;
 }
 
 static bool cu_all_finite(const T *x)
 {
     double bad = 0;
-    RUN(total, &bad, mat(x), 0);
+    RUN(total, &bad, mat(x), ((int64_t[]){ 0, tr_rows(x) }), 1, 0);
     return !*first_error && bad == 0;
 }
 
@@ -140,7 +146,7 @@ static void cu_cross_entropy(T *loss, T *dlogits, const T *logits, const T *targ
 
 const struct tr_kernels tr_cuda_table = {
     .name = "cuda", .write = cu_write, .read = cu_read, .copy = cu_copy, .fill = cu_fill, .random_normal = cu_random_normal, .add = cu_add, .axpy = cu_axpy,
-    .scale = cu_scale, .sum_squares = cu_sum_squares, .all_finite = cu_all_finite, .embed = cu_embed,
+    .scale = cu_scale, .sum_squares = cu_sum_squares, .sum_squares_panels = cu_sum_squares_panels, .all_finite = cu_all_finite, .embed = cu_embed,
     .embed_backward = cu_embed_backward, .scatter = cu_scatter, .rms_norm = cu_rms_norm, .rms_norm_rebuild = cu_rms_norm_rebuild,
     .rms_norm_backward = cu_rms_norm_backward, .layer_norm = cu_layer_norm, .layer_norm_rebuild = cu_layer_norm_rebuild,
     .layer_norm_backward = cu_layer_norm_backward, .rope = cu_rope, .swiglu = cu_swiglu, .swiglu_backward = cu_swiglu_backward,

@@ -113,6 +113,14 @@ static double NAME(sum_squares)(const struct tr_tensor *x) /* a row is summed in
     return sum;
 }
 
+static void NAME(sum_squares_panels)(double *sum, const struct tr_tensor *x, const int64_t *begin, int n)
+{
+    for (int k = 0; k < n; k++) {
+        struct tr_tensor panel = tr_rows_view(x, begin[k], begin[k + 1] - begin[k]);
+        sum[k] = begin[k + 1] > begin[k] ? NAME(sum_squares)(&panel) : 0;
+    }
+}
+
 static bool NAME(all_finite)(const struct tr_tensor *x)
 {
     int bad = 0;

@@ -13,7 +13,8 @@
 extern const struct tr_kernels NAME(table);
 const struct tr_kernels NAME(table) = {
     .name = TABLE_NAME, .write = NAME(write), .read = NAME(read), .copy = NAME(copy), .fill = NAME(fill), .random_normal = NAME(random_normal),
-    .add = NAME(add), .axpy = NAME(axpy), .scale = NAME(scale), .sum_squares = NAME(sum_squares), .all_finite = NAME(all_finite),
+    .add = NAME(add), .axpy = NAME(axpy), .scale = NAME(scale), .sum_squares = NAME(sum_squares),
+    .sum_squares_panels = NAME(sum_squares_panels), .all_finite = NAME(all_finite),
     .embed = NAME(embed), .embed_backward = NAME(embed_backward), .scatter = NAME(scatter), .rms_norm = NAME(rms_norm),
     .rms_norm_rebuild = NAME(rms_norm_rebuild), .rms_norm_backward = NAME(rms_norm_backward), .layer_norm = NAME(layer_norm),
     .layer_norm_rebuild = NAME(layer_norm_rebuild), .layer_norm_backward = NAME(layer_norm_backward), .rope = NAME(rope),
