@@ -9,6 +9,8 @@
 #include <strings.h>
 #if HAVE_X86
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if HAVE_BLAS
 void openblas_set_num_threads(int n);
@@ -71,7 +73,7 @@ static int isa_limit(void)
     return ISA_AMX;
 }
 
-/* AMX is usable when CPUID names it and the system saves its state (XCR0 bits 17 and 18). */
+/* AMX is usable when CPUID names it, the system saves its state (XCR0 bits 17 and 18), and grants it to this process. */
 static bool has_amx(void)
 {
 #if HAVE_X86
@@ -79,7 +81,8 @@ static bool has_amx(void)
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (low >> 17 & 3) == 3;
+    enum { REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, REQ_XCOMP_PERM, TILE_DATA) == 0;
 #else
     return false;
 #endif
@@ -97,7 +100,7 @@ struct tr_cpu tr_cpu(void)
     cpu.avx512 = limit >= ISA_AVX512 && cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     cpu.avx512_bf16 = limit >= ISA_BF16 && cpu.avx512 && __builtin_cpu_supports("avx512bf16");
-    cpu.amx_bf16 = limit >= ISA_AMX && cpu.avx512 && has_amx();
+    cpu.amx_bf16 = limit >= ISA_AMX && cpu.avx512_bf16 && has_amx();
 #endif
     known = true;
     return cpu;
@@ -110,13 +113,22 @@ const struct tr_kernels *tr_kernels_named(const char *name)
 #if HAVE_X86
     if (!strcmp(name, "avx2") && tr_cpu().avx2) return &tr_avx2_loops_table;
     if (!strcmp(name, "avx512") && tr_cpu().avx512_bf16) return &tr_avx512_loops_table; /* its files use bf16 instructions */
+    if (!strcmp(name, "amx") && tr_cpu().amx_bf16) {
+        static struct tr_kernels amx;
+        amx = tr_avx512_loops_table;
+        amx.name = "amx";
+        amx.attention = tr_amx_attention;
+        amx.attention_backward = tr_amx_attention_backward;
+        amx.attention_work = tr_amx_attention_work;
+        return &amx;
+    }
 #endif
     return NULL;
 }
 
 static const struct tr_kernels *choose(void)
 {
-    static const char *const names[] = { "avx512", "avx2", "ref" };
+    static const char *const names[] = { "amx", "avx512", "avx2", "ref" };
     const char *asked = getenv("TR_KERNELS");
     const struct tr_kernels *k = asked && strcmp(asked, "dry") ? tr_kernels_named(asked) : NULL;
     for (int i = 0; !k; i++) k = tr_kernels_named(names[i]);

@@ -40,7 +40,7 @@ const struct tr_updates *tr_updates(void)
     if (tr_device()) return tr_device()->updates;
 #if HAVE_X86
     const char *name = tr_kernels()->name;
-    if (!strcmp(name, "avx512")) return &tr_update_avx512_table;
+    if (!strcmp(name, "avx512") || !strcmp(name, "amx")) return &tr_update_avx512_table;
     if (!strcmp(name, "avx2")) return &tr_update_avx2_table;
 #endif
     return &tr_update_ref_table;

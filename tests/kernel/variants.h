@@ -50,6 +50,7 @@ static const struct variant variants[] = {
 #elif HAVE_X86
     VARIANT(avx2),
     VARIANT(avx512),
+    { "amx", tr_amx_attention, tr_amx_attention_backward, tr_amx_attention_work, tr_avx512_attention_cached, tr_avx512_cross_entropy },
 #endif
 };
 
@@ -67,6 +68,7 @@ static inline int variant_count(void)
     return 2;
 #elif HAVE_X86
     __builtin_cpu_init();
+    if (tr_cpu().amx_bf16) return 4;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512dq")) return 3;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 1;

@@ -29,10 +29,6 @@ const struct tr_gemm_impl *tr_gemm_choose(const struct tr_product *p)
     const struct tr_gemm_impl *const *g = tr_gemm_list;
     const char *begin = getenv("TR_GEMM");
     if (tr_device()) return &tr_gemm_device;
-#if HAVE_ONEDNN && HAVE_X86
-    /* Our own products do not use AMX tiles. */
-    if (!begin && tr_cpu().amx_bf16 && p->a.dtype == TR_BF16 && p->b.dtype == TR_BF16) begin = "onednn";
-#endif
     for (const struct tr_gemm_impl *const *i = g; begin && *i; i++)
         if (!strcmp((*i)->name, begin)) g = i;
     while (!(*g)->takes(p)) g++;
@@ -57,7 +53,7 @@ size_t tr_gemm_scratch(void)
 bool tr_gemm_has_bf16(void)
 {
     struct tr_cpu cpu = tr_cpu();
-    return tr_device() || (HAVE_X86 && cpu.avx512 && cpu.avx512_bf16) || (HAVE_ONEDNN && cpu.amx_bf16);
+    return tr_device() || (HAVE_X86 && cpu.avx512 && cpu.avx512_bf16);
 }
 
 static int run(const struct tr_product *p)

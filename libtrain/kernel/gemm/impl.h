@@ -29,7 +29,7 @@ struct tr_gemm_impl {
     const char *name;
     bool (*takes)(const struct tr_product *p);           /* a function of CPU, types and shape only */
     int (*run)(const struct tr_product *p, bool dry);    /* dry: counts its work memory and computes nothing */
-    bool any_cut;             /* sums over k have the same bits however a caller cuts them (bf16: at even k) */
+    bool any_cut;             /* sums over k have the same bits however a caller cuts them (bf16: at even k, AMX: at multiples of 32) */
     size_t (*held)(void);     /* bytes kept outside the ledger by the library once it was used; NULL for none */
 };
 
@@ -39,9 +39,10 @@ extern const struct tr_gemm_impl tr_gemm_device;   /* takes all when a device is
 /* All of the CPU's in order, NULL at the end. */
 extern const struct tr_gemm_impl *const tr_gemm_list[];
 
-/* Our own products (x86/gemm_tmpl.h); pairs: bf16 products, which need AVX-512 with bf16. */
+/* Our own products (x86/gemm_tmpl.h); pairs: bf16 products, which need AVX-512 with bf16; amx: bf16 by tiles. */
 int tr_avx2_product(const struct tr_product *p, bool dry, bool pairs);
 int tr_avx512_product(const struct tr_product *p, bool dry, bool pairs);
+int tr_amx_product(const struct tr_product *p, bool dry);
 
 /* The first of the list that takes the product. */
 const struct tr_gemm_impl *tr_gemm_choose(const struct tr_product *p);

@@ -1,5 +1,5 @@
-/* Products by oneDNN: f32 everywhere, bf16 where the CPU computes it natively. First in the list for bf16 on CPUs with
- * AMX, and for f32 where there is no AVX2. Primitives are kept by shape, with memory
+/* Products by oneDNN: f32 everywhere, bf16 where the CPU computes it natively. The first choice where there is no AVX2.
+ * Primitives are kept by shape, with memory
  * objects that get their pointers before each call; work memory comes from the step arena, so that a dry run counts it. */
 #include "libtrain/base/mem.h"
 #include "libtrain/base/status.h"

@@ -13,6 +13,7 @@ static bool takes(const struct tr_product *p)
 static int run(const struct tr_product *p, bool dry)
 {
     struct tr_cpu cpu = tr_cpu();
+    if (cpu.amx_bf16 && p->a.dtype == TR_BF16) return tr_amx_product(p, dry);
     if (cpu.avx512) return tr_avx512_product(p, dry, cpu.avx512_bf16 && p->a.dtype == TR_BF16);
     return tr_avx2_product(p, dry, false);
 }

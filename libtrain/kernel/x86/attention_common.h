@@ -8,6 +8,7 @@
 
 enum { WIDTH = 96,     /* lanes of a tile: divisible by all common group sizes and by three vectors */
        KEYS = 64,      /* keys of a tile */
+       KEY_UNIT = UNIT_ROWS > 8 ? UNIT_ROWS : 8,    /* ... are computed in so many */
        MAX_D = 256,    /* widest head; wider ones go to plain C */
        WHOLE = 1024,   /* tokens: longer sequences are cut, so that one sequence fills several cores */
        RANGES = 4 };   /* ... into so many ranges of queries */
@@ -22,8 +23,9 @@ struct query_tile {
     float scale;
 };
 
-/* Columns of a head in packed rows. */
-static inline int64_t padded(int64_t dim) { return (dim + 15) & ~(int64_t)15; }
+/* Columns of a head in packed rows: whole vectors as columns of a product, whole units of words as what it sums over. */
+enum { PAD = UNIT_LANES > 16 ? UNIT_LANES : 16 };
+static inline int64_t padded(int64_t dim) { return (dim + PAD - 1) / PAD * PAD; }
 
 static inline char *element(const struct tr_tensor *t, int64_t row, int64_t col)
 {
@@ -53,7 +55,7 @@ static inline struct query_tile query_tile(const struct tr_layout *layout, const
 static inline int64_t key_rows(const struct query_tile *u, int64_t k0)
 {
     int64_t n = u->key_end - k0 < KEYS ? u->key_end - k0 : KEYS;
-    return (n + 7) & ~(int64_t)7;
+    return (n + KEY_UNIT - 1) / KEY_UNIT * KEY_UNIT;
 }
 
 static inline bool key_masked(const struct query_tile *u, int64_t k0, int64_t rows)
@@ -61,10 +63,10 @@ static inline bool key_masked(const struct query_tile *u, int64_t k0, int64_t ro
     return k0 < u->all_begin || k0 + rows > u->all_end;
 }
 
-/* The first lane, in whole vectors, that may see a key from k0 on; of the first tile all lanes are computed. */
+/* The first lane, in whole units, that may see a key from k0 on; of the first tile all lanes are computed. */
 static inline int64_t first_lane(const struct query_tile *u, int64_t k0)
 {
-    return k0 == u->key_begin || k0 <= u->q0 ? 0 : (k0 - u->q0) * u->group / LANES * LANES;
+    return k0 == u->key_begin || k0 <= u->q0 ? 0 : (k0 - u->q0) * u->group / UNIT_LANES * UNIT_LANES;
 }
 
 static inline vf v_div(vf a, vf b)

@@ -21,6 +21,9 @@ struct FN(tile) {
     tr_word cols[KEYS * MAX_D / 2];                                    /* [key / 2][D], a word holds two keys: K or V */
     tr_word p_rows[KEYS * WIDTH / 2], ds_rows[KEYS * WIDTH / 2];       /* [key][lane] bf16 */
     tr_word p_pairs[KEYS * WIDTH / 2];                                 /* [key / 2][lane], a word holds two keys: P or dS */
+#if defined(__AMX_BF16__)
+    tr_word turned[KEYS * MAX_D / 2];                                  /* [D][key / 2]: cols, for tiles want rows of words */
+#endif
 #endif
     float s[KEYS * WIDTH], dp[KEYS * WIDTH];                  /* [key][lane] */
     float acc[MAX_D * WIDTH], out[WIDTH * MAX_D];             /* O^T or dQ^T, and turned back */
@@ -122,6 +125,20 @@ static inline void FN(begin)(struct FN(tile) *t, const struct query_tile *u)
     }
 }
 
+#if PAIRS
+/* acc += cols^T p_pairs for `rows` keys and nv vectors of lanes from v0. */
+static inline __attribute__((always_inline)) void FN(add_keys)(struct FN(tile) *t, int old, int64_t v0, int64_t nv, int64_t rows,
+                                                               const int64_t pad)
+{
+#if defined(__AMX_BF16__)
+    transpose((float *)t->turned, KEYS / 2, (const float *)t->cols, pad, rows / 2, pad);
+    product(t->acc + v0, WIDTH, old, t->turned, KEYS / 2, 1, t->p_pairs + v0, WIDTH, pad, nv, rows / 2, 1);
+#else
+    product(t->acc + v0, WIDTH, old, t->cols, 1, pad, t->p_pairs + v0, WIDTH, pad, nv, rows / 2, 1);
+#endif
+}
+#endif
+
 /* ---- forward */
 
 /* Scores of `rows` keys from k0 to probabilities under the running maximum; acc is rescaled where that rose. */
@@ -185,7 +202,7 @@ static inline __attribute__((always_inline)) void FN(forward_dim)(struct FN(tile
         FN(softmax)(t, k0, rows, key_masked(u, k0, rows), k0 > u->key_begin, c, pad, v0);
 #if PAIRS
         FN(weave_rows)(t->cols, v.w, v.stride, rows, pad);
-        product(t->acc + v0, WIDTH, k0 > u->key_begin, t->cols, 1, pad, t->p_pairs + v0, WIDTH, pad, nv, rows / 2, 1);
+        FN(add_keys)(t, k0 > u->key_begin, v0, nv, rows, pad);
 #else
         product(t->acc + v0, WIDTH, k0 > u->key_begin, v.w, 1, v.stride, (tr_word *)t->s + v0, WIDTH, pad, nv, rows, 0);
 #endif
@@ -216,6 +233,7 @@ static void FN(forward)(struct tr_tensor *o, struct tr_tensor *lse, const struct
 #pragma omp parallel
     {
         struct FN(tile) t;
+        product_begin();
         for (int64_t s = 0; s < layout->n_seqs; s++) {
             int64_t begin = layout->seq[s], end = layout->seq[s + 1], step = WIDTH / (a->heads / a->kv_heads);
             int64_t tiles = (end - begin + step - 1) / step;
@@ -226,6 +244,7 @@ static void FN(forward)(struct tr_tensor *o, struct tr_tensor *lse, const struct
                 FN(forward_tile)(&t, o, lse, qkv, &u);
             }
         }
+        product_end();
     }
 }
 
@@ -288,9 +307,9 @@ static inline __attribute__((always_inline)) void FN(backward_dim)(struct FN(til
 #if PAIRS
     FN(weave_rows)(t->q_pairs, t->q_rows, words, WIDTH, pad);
     FN(weave_rows)(t->g_pairs, t->g_rows, words, WIDTH, pad);
-    const tr_word *q = t->q_pairs, *gw = t->g_pairs, *p = t->p_rows, *ds = t->ds_rows, *ds_cols = t->p_pairs;
+    const tr_word *q = t->q_pairs, *gw = t->g_pairs, *p = t->p_rows, *ds = t->ds_rows;
 #else
-    const tr_word *q = t->q_rows, *gw = t->g_rows, *p = (tr_word *)t->s, *ds = (tr_word *)t->dp, *ds_cols = ds;
+    const tr_word *q = t->q_rows, *gw = t->g_rows, *p = (tr_word *)t->s, *ds = (tr_word *)t->dp;
 #endif
     for (int64_t k0 = u->key_begin; k0 < u->key_end; k0 += KEYS) {
         int64_t rows = key_rows(u, k0), v0 = first_lane(u, k0), nv = (WIDTH - v0) / LANES, l0 = v0 / PACK, steps = lanes - l0;
@@ -303,9 +322,10 @@ static inline __attribute__((always_inline)) void FN(backward_dim)(struct FN(til
         product(dk + (k0 - base) * pad, pad, true, ds + l0, lanes, 1, q + l0 * pad, pad, rows, pad / LANES, steps, PAIRS);
 #if PAIRS
         FN(weave_rows)(t->cols, k.w, k.stride, rows, pad);
-        k = (struct FN(rows)){ t->cols, pad };
+        FN(add_keys)(t, k0 > u->key_begin, v0, nv, rows, pad);
+#else
+        product(t->acc + v0, WIDTH, k0 > u->key_begin, k.w, 1, k.stride, ds + v0, WIDTH, pad, nv, rows, 0);
 #endif
-        product(t->acc + v0, WIDTH, k0 > u->key_begin, k.w, 1, k.stride, ds_cols + v0, WIDTH, pad, nv, rows / PACK, PAIRS);
     }
     FN(put_lanes)(t, dqkv, u, u->scale);
 }
@@ -333,6 +353,7 @@ static void FN(backward)(struct tr_tensor *dqkv, const struct tr_tensor *g, cons
 #pragma omp parallel
     {
         struct FN(tile) t;
+        product_begin();
         float *own = work + omp_get_thread_num() * per_thread;
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < layout->n_seqs * a->kv_heads; unit++) {
@@ -361,6 +382,7 @@ static void FN(backward)(struct tr_tensor *dqkv, const struct tr_tensor *g, cons
                 put_sums(dqkv, a, total, begin, end, from, to, kv);
             }
         }
+        product_end();
     }
 }
 

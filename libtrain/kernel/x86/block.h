@@ -88,7 +88,33 @@ static inline block_form *form(int pairs, int64_t rows, int64_t nv)
     return block_forms[pairs][rows == 1 ? 0 : rows <= BLOCK_ROWS / 2 ? 1 : 2][nv - 1];
 }
 
-/* rows is a multiple of BLOCK_ROWS. */
+/* What product() and the attention around it count in: rows of c, its lanes, and words of a and b. */
+#if defined(__AMX_BF16__)
+enum { UNIT_ROWS = 32, UNIT_LANES = 32, UNIT_WORDS = 16 };
+#else
+enum { UNIT_ROWS = BLOCK_ROWS, UNIT_LANES = LANES, UNIT_WORDS = 8 };
+#endif
+
+#if defined(__AMX_BF16__)
+#include "libtrain/kernel/x86/tiles.h"
+
+static inline void product_begin(void) { tiles_begin(); }
+static inline void product_end(void) { tiles_end(); }
+
+/* By AMX tiles: a_step is 1, pairs is 1. */
+static inline void product(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row,
+    int64_t a_step, const tr_word *b, int64_t ldb, int64_t rows, int64_t nv, int64_t steps, const int pairs)
+{
+    for (int64_t v = 0; v < nv; v += 2)
+        for (int64_t r = 0; r < rows; r += UNIT_ROWS)
+            tiles_block(c + r * ldc + v * LANES, ldc, old, a + r * a_row, a_row, b + v * LANES, ldb, steps);
+}
+#else
+/* Around all products of a thread. */
+static inline void product_begin(void) {}
+static inline void product_end(void) {}
+
+/* rows is a multiple of UNIT_ROWS. */
 static inline void product(float *c, int64_t ldc, int old, const tr_word *a, int64_t a_row,
     int64_t a_step, const tr_word *b, int64_t ldb, int64_t rows, int64_t nv, int64_t steps, const int pairs)
 {
@@ -100,12 +126,44 @@ static inline void product(float *c, int64_t ldc, int old, const tr_word *a, int
         v += n;
     }
 }
+#endif
+
+#if defined(__AVX512F__)
+/* Turns 16 x 16 words. Quarters of four rows are merged as they are loaded, so that only steps within 128 bits are left. */
+static inline void transpose_16(float *d, int64_t ldd, const float *s, int64_t lds)
+{
+    for (int64_t q = 0; q < 16; q += 4) {
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const float *from = s + j * lds + q;
+            x[j] = _mm512_castps128_ps512(_mm_loadu_ps(from));
+            x[j] = _mm512_mask_broadcast_f32x4(x[j], 0x00f0, _mm_loadu_ps(from + 4 * lds));
+            x[j] = _mm512_mask_broadcast_f32x4(x[j], 0x0f00, _mm_loadu_ps(from + 8 * lds));
+            x[j] = _mm512_mask_broadcast_f32x4(x[j], 0xf000, _mm_loadu_ps(from + 12 * lds));
+        }
+        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(x[0], x[1])), b = _mm512_castps_pd(_mm512_unpacklo_ps(x[2], x[3]));
+        __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(x[0], x[1])), e = _mm512_castps_pd(_mm512_unpackhi_ps(x[2], x[3]));
+        _mm512_storeu_pd(d + q * ldd, _mm512_unpacklo_pd(a, b));
+        _mm512_storeu_pd(d + (q + 1) * ldd, _mm512_unpackhi_pd(a, b));
+        _mm512_storeu_pd(d + (q + 2) * ldd, _mm512_unpacklo_pd(c, e));
+        _mm512_storeu_pd(d + (q + 3) * ldd, _mm512_unpackhi_pd(c, e));
+    }
+}
+#endif
 
 /* Turns words [rows, cols] with row stride lds into [cols, rows] with row stride ldd; both multiples of 8. */
 static inline void transpose(float *d, int64_t ldd, const float *s, int64_t lds, int64_t rows, int64_t cols)
 {
+    int64_t whole = 0;    /* columns done of the pair of eights that begins at i */
     for (int64_t i = 0; i < rows; i += 8) {
-        for (int64_t j = 0; j < cols; j += 8) {
+#if defined(__AVX512F__)
+        if (i % 16 == 0) {
+            whole = rows - i >= 16 ? cols / 16 * 16 : 0;
+            for (int64_t j = 0; j < whole; j += 16) transpose_16(d + j * ldd + i, ldd, s + i * lds + j, lds);
+        }
+#endif
+        for (int64_t j = whole; j < cols; j += 8) {
             __m256 x[8], y[8];
 #pragma GCC unroll 8
             for (int k = 0; k < 8; k++) x[k] = _mm256_loadu_ps(s + (i + k) * lds + j);
