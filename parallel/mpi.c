@@ -2,6 +2,8 @@
 #include "libtrain/base/buf.h"
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
+#include "parallel/links.h"
+#include "parallel/wait.h"
 #include "train_config.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,15 +112,15 @@ static int timed_out(const struct group *g, double waited)
                    "or raise parallel.timeout", all()->rank, waited, n ? who : "every other rank", all()->doing, (unsigned long long)g->c.calls);
 }
 
-/* Waits for one request by polling: spins, then yields, then sleeps, for ranks may outnumber cores. */
-static int wait_for(struct group *g, MPI_Request *q)
+/* Waits by polling: spins, then yields, then sleeps, for ranks may outnumber cores. */
+static int wait_until(struct group *g, int (*ask)(void *self, bool *done), void *self)
 {
     double begin = tr_now();
     bool said = false;
     int rc = TR_OK;
     for (int64_t i = 0;; i++) {
-        int done = 0, code = MPI_Test(q, &done, MPI_STATUS_IGNORE);
-        if (code != MPI_SUCCESS) rc = failed(code, "an exchange between ranks failed");
+        bool done = false;
+        rc = ask(self, &done);
         if (rc != TR_OK || done) break;
         if (i < 2000) continue;
         usleep(i < 20000 ? 20 : 200);
@@ -132,6 +134,27 @@ static int wait_for(struct group *g, MPI_Request *q)
     g->c.waited += tr_now() - begin;
     return rc;
 }
+
+static int ask_request(void *request, bool *done)
+{
+    int there = 0, code = MPI_Test(request, &there, MPI_STATUS_IGNORE);
+    *done = there;
+    return code == MPI_SUCCESS ? TR_OK : failed(code, "an exchange between ranks failed");
+}
+
+static int wait_for(struct group *g, MPI_Request *q) { return wait_until(g, ask_request, q); }
+
+int par_wait(struct tr_comm *c, int (*ask)(void *self, bool *done), void *self, int peer)
+{
+    if (peer < 0) c->calls++;
+    w.peer = peer + 1;
+    int rc = wait_until((struct group *)c, ask, self);
+    w.peer = 0;
+    return rc;
+}
+
+int par_rank(const struct tr_comm *c) { return all()->rank; }
+const char *par_doing(void) { return all()->doing; }
 
 /* ---- the form */
 
@@ -184,10 +207,7 @@ enum { MESSAGE_TAG = 1 };
 static int wait_message(struct tr_comm *c, MPI_Request *q, int code, int peer)
 {
     if (code != MPI_SUCCESS) return failed(code, "a message between ranks failed");
-    w.peer = peer + 1;
-    int rc = wait_for((struct group *)c, q);
-    w.peer = 0;
-    return rc;
+    return par_wait(c, ask_request, q, peer);
 }
 
 static int mpi_send(struct tr_comm *c, const void *in, size_t n, int to)
@@ -277,6 +297,7 @@ int par_end(int code, bool *say)
     /* Every rank comes here or is told why another does not. */
     if (code == TR_OK || code == TR_ESTOPPED) {
         int met = mpi_barrier(all());
+        if (met == TR_OK) met = par_links_close(true);
         if (met != TR_OK) code = met;
     }
     if (w.stalled) { /* a rank that does not answer cannot be waited for: this one speaks and ends all */
@@ -294,6 +315,7 @@ int par_end(int code, bool *say)
         finish_notes(2);
         code = tr_fail(mine, "%s", text);
     }
+    par_links_close(false);
     *say = all()->rank == 0;
     return code;
 }
@@ -325,5 +347,10 @@ int par_end(int code, bool *say)
 }
 
 void par_close(void) {}
+
+/* One rank waits for nobody. */
+int par_wait(struct tr_comm *c, int (*ask)(void *self, bool *done), void *self, int peer) { return TR_OK; }
+int par_rank(const struct tr_comm *c) { return 0; }
+const char *par_doing(void) { return ""; }
 
 #endif

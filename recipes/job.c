@@ -7,6 +7,7 @@
 #include "libtrain/kernel/device.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/model/preset.h"
+#include "parallel/links.h"
 #include "parallel/mpi.h"
 #include <inttypes.h>
 #include <malloc.h>
@@ -61,10 +62,31 @@ static int open_device(const struct job *j)
     return TR_OK;
 }
 
+/* How ranks exchange what is on their devices. */
+static int open_links(struct job *j)
+{
+    const struct recipe *r = j->r;
+    const char *why = "parallel.backend = mpi";
+    bool must = r->parallel.backend == RECIPE_BACKEND_NCCL;
+    if (must && !tr_device()) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): NCCL moves the memory of devices, and the CPU computes here; set parallel.backend = auto, or run.device = cuda", r->path);
+    if (j->comm->size == 1) return TR_OK;
+    double devices = tr_device() != NULL;
+    TR_TRY(tr_comm_sum(j->comm, &devices, 1));
+    if (devices > 0 && devices < j->comm->size)
+        return tr_fail(TR_EINPUT, "run.device = auto (%s): %.0f of %d ranks found a device; set run.device = cpu, or cuda to learn what the others lack", r->path, devices, j->comm->size);
+    if (!tr_device()) return TR_OK;
+    if (r->parallel.backend != RECIPE_BACKEND_MPI) TR_TRY(par_links_open(j->comm, (struct tr_comm *const[]){ j->data, j->pipe }, 2, &why));
+    if (why && must) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): %s; set parallel.backend = auto", r->path, why);
+    if (why) tr_info("devices exchange through host memory and MPI (%s)", why);
+    else tr_info("devices exchange through NCCL %s", tr_device()->links->describe());
+    return TR_OK;
+}
+
 int job_open(struct job *j, const struct recipe *r)
 {
     TR_TRY(job_open_files(j, r));
-    return open_device(j);
+    TR_TRY(open_device(j));
+    return open_links(j);
 }
 
 int job_open_files(struct job *j, const struct recipe *r)

@@ -3,7 +3,9 @@
 #include "libtrain/base/profile.h"
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/device.h"
+#include "parallel/links.h"
 #include "libtrain/kernel/gemm/gemm.h"
+#include "parallel/links.h"
 #include "recipes/commands.h"
 #include "recipes/forecast.h"
 #include <inttypes.h>
@@ -246,6 +248,7 @@ int recipe_plan(struct recipe *r, bool json, bool search)
     TR_GO(job_open(&j, r));
     /* Ranks that are not there. */
     struct tr_comm planned = { .kind = j.comm->kind, .size = (int)r->parallel.data, .local = 1, .planned = true, .doing = "" };
+    if (r->parallel.backend != RECIPE_BACKEND_MPI) par_links_plan(&planned);
     if (j.comm->size == 1) j.comm = j.data = &planned;
     TR_GO(job_tokenizer(&j, false));
     TR_GO(job_data(&j, true));

@@ -64,7 +64,7 @@ static const struct tr_option parallel_options[] = {
     { "schedule", TR_OPT_CHOICE, AT(parallel.schedule), "1f1b", 0, 0, "1f1b|interleaved|zero-bubble|v-half|v-min", "order of the pipeline's passes" },
     { "vocabulary", TR_OPT_CHOICE, AT(parallel.vocabulary), "none", 0, 0, "none|alg1|alg2", "vocabulary parallelism over the pipeline" },
     { "layers", TR_OPT_TEXT, AT(parallel.layers), "", 0, 0, NULL, "layers of each stage of the pipeline, as 4,4,3; empty = by their work" },
-    { "backend", TR_OPT_CHOICE, AT(parallel.backend), "auto", 0, 0, "auto|mpi|nccl", "what moves bytes between ranks" },
+    { "backend", TR_OPT_CHOICE, AT(parallel.backend), "auto", 0, 0, "auto|mpi|nccl", "what moves bytes between ranks; auto: NCCL between devices where each rank has it and a device of its own, else MPI" },
     END
 };
 
@@ -262,8 +262,6 @@ static int fill_names(struct recipe *r)
 static int refuse_unbuilt(const struct recipe *r)
 {
     const char *p = r->path;
-    enum { NCCL = 2 };
-    if (r->parallel.backend == NCCL) return tr_fail(TR_EINPUT, "parallel.backend = nccl (%s): this build has no NCCL; set parallel.backend = auto", p);
     if (r->checkpoint.redundancy[0]) return tr_fail(TR_EINPUT, "checkpoint.redundancy (%s): this version has no erasure code; remove it", p);
     if (r->parallel.pipeline == 1 && (r->parallel.schedule || r->parallel.vocabulary || r->parallel.layers[0]))
         return tr_fail(TR_EINPUT, "parallel.%s (%s): it has a meaning with parallel.pipeline above 1 only; remove it", r->parallel.schedule ? "schedule" : r->parallel.vocabulary ? "vocabulary" : "layers", p);

@@ -190,7 +190,6 @@ static void say_start(const struct job *j, const struct forecast *f)
         tr_info("%s is made for int8 weights: model.dtype = int8 (or auto) gives it those", recipe_optimizer(r));
     if (r->memory.fused_update == RECIPE_FUSED_TRUE && !j->fused)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
-    if (tr_device() && j->comm->size > 1) tr_info("%d ranks, each on a device: what they exchange passes through host memory and MPI", j->comm->size);
     if (tr_device()) tr_info("needs %.0f MB, on the device %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->device / 1e6, items);
     else tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6, items);
 }

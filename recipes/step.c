@@ -68,7 +68,9 @@ static int one_step(struct job *j, struct step_result *out)
     double total = 0, norm, tokens = 0, *losses = update_losses(j), *sums = losses + j->micro_batches;
     memset(losses, 0, (size_t)j->micro_batches * sizeof *losses);
     memset(j->figures, 0, (size_t)(UPDATE_PANELS * j->net->n_params) * sizeof *j->figures);
-    j->comm->doing = "a step";
+    static char doing[32];
+    snprintf(doing, sizeof doing, "step %" PRId64, step);
+    j->comm->doing = doing;
     TR_TRY(opt_begin(j->opt, step));
     if (opt_needs_losses(j->opt)) TR_TRY(job_move_by_losses(j));
     TR_TRY(j->stages > 1 ? pipeline_step(j, &u, counted, losses, &tokens) : run_rounds(j, &u, counted, losses, &tokens));

@@ -6,7 +6,6 @@
 #include "libtrain/kernel/kernel.h"
 #include "tools/command.h"
 #include "train_config.h"
-#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -22,17 +21,15 @@ static double meminfo(const char *key) /* bytes */
     return kb * 1024;
 }
 
-static const char *nccl(void)
-{
-    void *h = dlopen("libnccl.so.2", RTLD_LAZY | RTLD_LOCAL);
-    return h ? dlclose(h), "found, not used yet" : "not found";
-}
-
-static const char *cuda(void)
+static void say_device(void)
 {
     const char *why;
     const struct tr_device_module *m = tr_device_load(0, &why);
-    return m ? m->describe() : why;
+    printf("CUDA         %s\nNCCL         ", m ? m->describe() : why);
+    if (!HAVE_NCCL && !(m && m->links)) printf("no: what ranks on devices exchange passes through MPI\n");
+    else if (!m) printf("built in, opened where there is a device\n");
+    else if ((why = m->links->load())) printf("built in; %s\n", why);
+    else printf("%s\n", m->links->describe());
 }
 
 int cmd_doctor(const struct arguments *a)
@@ -47,7 +44,8 @@ int cmd_doctor(const struct arguments *a)
     else printf("matmul bf16  not native: compute = auto means f32\n");
     printf("oneDNN       %s\nOpenBLAS     %s\nLAPACKE      %s\nHDF5         %s\nOpen MPI     %s\n", HAVE_ONEDNN ? "built in" : "no", HAVE_BLAS ? "built in" : "no",
            HAVE_LAPACKE ? "built in" : "no", HAVE_HDF5 ? "built in" : "no", HAVE_MPI ? "found" : "no");
-    printf("CUDA module  %s\nCUDA         %s\nNCCL         %s\n", HAVE_CUDA ? "built" : "no", cuda(), nccl());
+    printf("CUDA module  %s\n", HAVE_CUDA ? "built" : "no");
+    say_device();
     printf("memory       %.1f GB free of %.1f GB\n", meminfo("MemAvailable:") / 1e9, meminfo("MemTotal:") / 1e9);
     if (!statvfs("/dev/shm", &fs)) printf("/dev/shm     %.1f GB free of %.1f GB\n", (double)fs.f_bavail * (double)fs.f_frsize / 1e9, (double)fs.f_blocks * (double)fs.f_frsize / 1e9);
     return TR_OK;

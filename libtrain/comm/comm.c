@@ -1,4 +1,5 @@
 #include "libtrain/comm/comm.h"
+#include "libtrain/comm/direct.h"
 #include "libtrain/base/buf.h"
 #include "libtrain/kernel/device.h"
 #include "libtrain/kernel/kernel.h"
@@ -116,8 +117,9 @@ int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct t
     }
     struct rounds k;
     void *out = NULL, *in = NULL, *work = NULL;
+    count(c, first[c->size], (size_t)tr_cols(g) * tr_dtype_size(g->dtype));
+    if (tr_direct(c, g)) return tr_direct_reduce(c, own, g, first, add);
     TR_TRY(rounds_init(&k, c, g, first));
-    count(c, first[c->size], k.row);
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
@@ -146,13 +148,13 @@ static int gather_round(struct tr_comm *c, struct rounds *k, struct tr_tensor *t
     return TR_OK;
 }
 
-int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first)
+static int gather_values(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first)
 {
-    if (c->size == 1) return own ? tr_tensor_copy(t, own) : TR_OK;
     struct rounds k;
     void *out = NULL, *in = NULL;
+    count(c, first[c->size], (size_t)tr_cols(t) * tr_dtype_size(t->dtype));
+    if (tr_direct(c, t)) return tr_direct_gather(c, t, own, first);
     TR_TRY(rounds_init(&k, c, t, first));
-    count(c, first[c->size], k.row);
     int rc;
     TR_GO(tr_arena_alloc(&out, (size_t)k.each * k.row, TR_COMMUNICATION));
     TR_GO(tr_arena_alloc(&in, (size_t)c->size * (size_t)k.each * k.row, TR_COMMUNICATION));
@@ -161,6 +163,13 @@ done:
     if (in) tr_arena_free(in, TR_COMMUNICATION);
     if (out) tr_arena_free(out, TR_COMMUNICATION);
     free(k.in);
+    return rc;
+}
+
+int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first)
+{
+    if (c->size == 1) return own ? tr_tensor_copy(t, own) : TR_OK;
+    int rc = gather_values(c, t, own, first);
     struct tr_tensor parts[TR_QUANT_PARTS], own_parts[TR_QUANT_PARTS];
     int n = tr_quant_views(t, parts);
     bool empty = own && tr_quant_views(own, own_parts) == 0; /* none of the rows are here */
@@ -182,6 +191,7 @@ static int pass_on(struct tr_comm *c, struct tr_tensor *t, int peer, bool send)
     if (each > rows) each = rows;
     if (send) c->moved += (uint64_t)(rows * row) * (uint64_t)c->size; /* moved is of all ranks; the others are taken to send as much */
     if (!rows || !row) return TR_OK;
+    if (tr_direct(c, t)) return tr_direct_pass(c, t, peer, send);
     TR_TRY(tr_arena_alloc(&host, (size_t)(each * row), TR_COMMUNICATION));
     int rc = TR_OK;
     for (int64_t at = 0; at < rows && rc == TR_OK && !tr_mem_is_dry(); at += each) {

@@ -2,7 +2,7 @@
  *
  * One interface, several forms: one rank alone (here), MPI (parallel/mpi.c). Every call but send and receive is collective: all
  * ranks make it in the same order with the same shapes. Callers hand over tensors and never see where their bytes lie; a form moves host
- * memory, through which those of a device pass. Sums are taken in the order of ranks from parts that were sent whole, so their bits depend on the parts alone.
+ * memory, through which those of a device pass where its devices have no links. Sums are taken in the order of ranks from parts that were sent whole, so their bits depend on the parts alone.
  *
  * Nothing waits for ever: a rank that does not come ends the others after `timeout` seconds with a line that names it, and
  * an error of one rank reaches the others in their next wait. In dry mode (tr_mem_dry) buffers are counted, nothing moves. */
@@ -23,8 +23,13 @@ struct tr_comm_kind {
     int (*receive)(struct tr_comm *c, void *out, size_t n, int from);
 };
 
+struct tr_device_piece;
 struct tr_comm {
     const struct tr_comm_kind *kind;
+    /* Set where memory of devices moves between them without the host (parallel/links.c): all pieces at once, there when it returns. peer: the only
+     * rank at the other end, of a message; -1: collective. */
+    int (*exchange)(struct tr_comm *c, const struct tr_device_piece *piece, int n, int peer);
+    void *link;                  /* its own */
     int rank, size, local, place;   /* local: ranks on this machine; place: of this one among them */
     bool planned;                /* these ranks are not there: only forecasts are made, of the rank that is dealt most */
     double timeout;              /* seconds */

@@ -6,6 +6,23 @@
 
 struct tr_product;
 
+/* Bytes of a device's memory to (out) or from a rank; the rank itself, too, if both ends are there. */
+struct tr_device_piece { void *at; size_t bytes; int peer; bool out; };
+
+/* What moves the memory of devices between ranks. A link is a group of ranks; whatever was begun on it goes on until `state` says
+ * otherwise. Texts are NULL or "CALL: why it failed". */
+enum { TR_DEVICE_ID = 128 };
+struct tr_device_links {
+    const char *(*load)(void);                                                  /* first; NULL, or why there are no links */
+    const char *(*describe)(void);                                              /* version */
+    const char *(*new_id)(void *id);                                            /* TR_DEVICE_ID bytes that the ranks of one link share */
+    const char *(*begin)(void **link, const void *id, int rank, int size);
+    const char *(*exchange)(void *link, const struct tr_device_piece *piece, int n);   /* at once; between two ranks in order */
+    int (*state)(void *link, const char **why);                                 /* 0: under way; 1: done, with all that was queued before; -1: failed */
+    const char *(*finish)(void *link);                                          /* begins the good end */
+    void (*release)(void *link, bool whole);                                    /* whole: after finish; else whatever is under way ends */
+};
+
 /* What a module exports as `tr_device_module`. Work is queued; error, and what reads, waits for it. */
 enum { TR_DEVICE_VERSION = 2 };
 struct tr_device_module {
@@ -13,6 +30,8 @@ struct tr_device_module {
     const char *name;
     const char *(*open)(int place);       /* the place-th device, over and over when there are fewer; NULL, or why there is none to compute on */
     const char *(*describe)(void);        /* device, memory, driver, in a line */
+    uint64_t (*identity)(void);           /* of the device, among all machines */
+    const struct tr_device_links *links;  /* NULL: this build has none */
     const char *(*error)(void);           /* NULL while all went well, else "ENTRY: WHY" of the first that failed */
     size_t (*available)(void);            /* bytes that are free on the device */
     const char *(*share)(void *p, size_t bytes);   /* tests: host memory that kernels may use from now on, launches are awaited; NULL, or why not */

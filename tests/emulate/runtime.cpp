@@ -22,7 +22,7 @@ const size_t ALL = (size_t)1 << 32, PAGE = 2 << 20 /* huge: forbidding small one
 char *pool, *top;                  /* [pool, top) was ever used */
 std::map<char *, size_t> blocks;   /* with a gap behind each */
 int entered;
-const int DEVICES = 8;             /* a process has one of them */
+int device;                        /* a process has one; EMULATE_DEVICES of the machine's 8 are to be seen */
 cudaStream_t only;
 
 void protect(int how)
@@ -31,6 +31,8 @@ void protect(int how)
 }
 
 }
+
+int (*tr_emulate_busy)();
 
 void tr_emulate_enter()
 {
@@ -51,8 +53,23 @@ const char *cudaGetErrorString(cudaError_t error)
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *count) { return *count = DEVICES, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device < 0 || device >= DEVICES ? cudaErrorInvalidValue : cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    const char *seen = getenv("EMULATE_DEVICES");
+    *count = seen ? atoi(seen) : 8;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int which)
+{
+    int count;
+    cudaGetDeviceCount(&count);
+    device = which;
+    return which < 0 || which >= count ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+int tr_emulate_device() { return device; }
+
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int) 
 {
     *value = a == cudaDevAttrComputeCapabilityMajor ? 9 : a == cudaDevAttrPageableMemoryAccess;
@@ -61,7 +78,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-    *p = { "emulated on the CPU", 9, 0 };
+    *p = { "emulated on the CPU", { { static_cast<char>(device) } }, 9, 0 };
     return cudaSuccess;
 }
 
@@ -71,7 +88,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     return flags == cudaStreamNonBlocking ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream == only ? cudaSuccess : cudaErrorInvalidValue; }
+/* A wait that could last for ever, and work behind a transfer, are errors: both must be asked for with cudaStreamQuery first. */
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream == only && !(tr_emulate_busy && tr_emulate_busy()) ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return stream != only ? cudaErrorInvalidValue : tr_emulate_busy && tr_emulate_busy() ? cudaErrorNotReady : cudaSuccess; }
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *all)
 {

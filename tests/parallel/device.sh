@@ -52,8 +52,16 @@ same() {
 
 one adamw
 for layout in $(few 2/3/1 2/0/1 2/1/1 4/3/1 1/0/2 2/2/2); do same adamw "$layout"; done
+expect "through NCCL" "$(grep -c 'devices exchange through NCCL' err)" 1
+export TR_NCCL=/nowhere
+same adamw 2/3/1
+expect "without NCCL through MPI" "$(grep -c 'devices exchange through host memory and MPI (NCCL cannot be opened' err)" 1
+export TR_NCCL=$TR_TEST_EMULATED EMULATE_DEVICES=1
+refused "NCCL for two ranks on one device" 2 'parallel.backend = nccl .*: ranks 0 and 1 compute on the same device' 2 run a.ini --set parallel.data=2 --set parallel.backend=nccl
+unset EMULATE_DEVICES
 if [ -z "${TEST_SANITIZED:-}" ]; then
     same adamw 1/0/2 --set parallel.schedule=zero-bubble
+    same adamw 2/2/2 --set parallel.backend=mpi
     low=(--set optimizer.name=galore --set optimizer.rank=8 --set optimizer.update_gap=2)
     one galore "${low[@]}"
     same galore 2/1/1 "${low[@]}"
@@ -76,6 +84,23 @@ expect "a kernel of one rank fails: exit code" $? 1
 if [ "$(grep -c '^train: error: ' err)" = 1 ] && grep -qE '^train: error: step [0-9]+, rank 1: the cuda device failed: [a-z_]+: invalid configuration' err; then pass "it is told with its name, rank and step"; else flunk "it is told with its name, rank and step" "it is not"; fi
 "$train" run a.ini --resume --set run.dir=failing --set checkpoint.every=1 --set train.steps=20 --set train.stop_at=1 >out 2>err
 expect "its snapshot can be resumed from" $? 0
+
+# NCCL fails on a rank: its call, rank and step; the other ends with the same line.
+timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n 2 sh -c '[ $OMPI_COMM_WORLD_RANK = 0 ] || export EMULATE_NCCL_FAIL=70; exec "$0" "$@"' \
+    "$train" run a.ini --set parallel.data=2 --set parallel.zero=2 --set run.dir=broken --set train.steps=20 >out 2>err
+expect "NCCL fails on one rank: exit code" $? 1
+if [ "$(grep -c '^train: error: ' err)" = 1 ] && grep -qE '^train: error: ncclGroupEnd: 6 remote process exited .*\(rank 1, step [0-9]+\); the newest snapshot is whole' err; then pass "it is told with its call, rank and step"; else flunk "it is told with its call, rank and step" "it is not"; fi
+
+# A rank that stalls while devices exchange.
+timeout 120 mpirun "${as_root[@]}" --oversubscribe --bind-to none -n 2 bash -c 'echo $$ >pid-$OMPI_COMM_WORLD_RANK; exec "$0" "$@"' \
+    "$train" run a.ini --set run.dir=stall --set parallel.data=2 --set parallel.timeout=2 --set train.steps=1000000 >out 2>err &
+launcher=$!
+for _ in $(seq 200); do [ -s stall/metrics.jsonl ] && break; sleep 0.1; done
+kill -STOP "$(cat pid-1)"
+wait $launcher
+expect "a rank stalls: exit code" $? 1
+if grep -qE 'rank 0 waited 2 s for rank 1 \(step [0-9]+' err; then pass "it is named"; else flunk "it is named" "it is not"; fi
+kill -KILL "$(cat pid-1)" 2>/dev/null
 
 echo "[  PASSED  ] $good test(s)."
 [ $bad = 0 ] || { echo "[  FAILED  ] $bad test(s), listed above"; exit 1; }

@@ -64,6 +64,15 @@ static const char *module_describe(void)
     return text;
 }
 
+static uint64_t module_identity(void)
+{
+    struct cudaDeviceProp p;
+    uint64_t hash = 14695981039346656037u;   /* FNV-1a */
+    if (cudaGetDeviceProperties(&p, device) != cudaSuccess) return 0;
+    for (size_t i = 0; i < sizeof p.uuid.bytes; i++) hash = (hash ^ (unsigned char)p.uuid.bytes[i]) * 1099511628211u;
+    return hash;
+}
+
 /* Kernels that went wrong while they ran show here. */
 static const char *module_error(void)
 {
@@ -101,6 +110,9 @@ static const struct tr_device_memory memory = { memory_alloc, memory_free };
 __attribute__((visibility("default"))) extern const struct tr_device_module tr_device_module;
 const struct tr_device_module tr_device_module = {
     .version = TR_DEVICE_VERSION, .name = "cuda", .open = module_open, .describe = module_describe, .error = module_error,
-    .available = module_available, .share = module_share, .memory = &memory, .kernels = &tr_cuda_table, .updates = &tr_cuda_updates,
+#if TR_NCCL
+    .links = &tr_cuda_links,
+#endif
+    .identity = module_identity, .available = module_available, .share = module_share, .memory = &memory, .kernels = &tr_cuda_table, .updates = &tr_cuda_updates,
     .product_work = tr_cuda_product_work, .product = tr_cuda_product,
 };

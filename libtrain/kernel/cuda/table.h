@@ -5,8 +5,11 @@
 #include "libtrain/kernel/kernel.h"
 #include "libtrain/kernel/update.h"
 
+struct tr_device_links;
+
 extern const struct tr_kernels tr_cuda_table;
 extern const struct tr_updates tr_cuda_updates;
+extern const struct tr_device_links tr_cuda_links;   /* nccl.c, where the build has it */
 
 /* NULL while every launch succeeded, else "ENTRY: what CUDA said" of the first that failed. Launches are not awaited:
  * what a kernel itself did wrong shows at a later entry that waits (read, write, sum_squares, all_finite). */
