@@ -100,11 +100,12 @@ static void memory_is_foretold(void **state)
 static void resumed_is_undisturbed(void **state)
 {
     static const char *const dtypes[] = { "model.dtype=f32", "model.dtype=bf16", "model.dtype=int8" };
+    static const char *const rules[] = { "optimizer.name=adamw", "optimizer.name=adamw", "optimizer.name=adamw-8bit" };
     for (int d = 0; d < 3 && HAVE_HDF5; d++) {
         double whole[STEPS] = { 0 }, parts[STEPS] = { 0 };
-        step_losses("whole", NULL, whole, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw"));
-        step_losses("cut", NULL, NULL, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw", "train.stop_at=3", "checkpoint.every=3"));
-        step_losses("cut", "", parts, SETS("run.device=cuda", dtypes[d], "train.steps=6", "optimizer.name=adamw", "checkpoint.every=3"));
+        step_losses("whole", NULL, whole, SETS("run.device=cuda", dtypes[d], "train.steps=6", rules[d]));
+        step_losses("cut", NULL, NULL, SETS("run.device=cuda", dtypes[d], "train.steps=6", rules[d], "train.stop_at=3", "checkpoint.every=3"));
+        step_losses("cut", "", parts, SETS("run.device=cuda", dtypes[d], "train.steps=6", rules[d], "checkpoint.every=3"));
         assert_memory_equal(whole, parts, sizeof whole);
     }
 }

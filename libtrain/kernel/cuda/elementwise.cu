@@ -208,7 +208,7 @@ int tr_cuda_total(double *out, tr_mat x, const int64_t *begin, int n, int square
     return err;
 }
 
-static size_t width(int dtype) { return dtype == TR_CUDA_INT8 ? 1 : dtype == TR_CUDA_BF16 || dtype == TR_CUDA_F16 ? 2 : 4; }
+static size_t width(int dtype) { return dtype == TR_CUDA_INT8 || dtype == TR_CUDA_U8 ? 1 : dtype == TR_CUDA_BF16 || dtype == TR_CUDA_F16 ? 2 : 4; }
 
 /* Rows between the device and dense rows of the host, a piece at a time: some whole rows, or a part of a long one. */
 static int move_rows(tr_mat x, char *host, bool in, tr_cuda_stream s)

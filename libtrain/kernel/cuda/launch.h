@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum tr_cuda_dtype { TR_CUDA_F32, TR_CUDA_BF16, TR_CUDA_F16, TR_CUDA_INT8, TR_CUDA_I32 };
+enum tr_cuda_dtype { TR_CUDA_F32, TR_CUDA_BF16, TR_CUDA_F16, TR_CUDA_INT8, TR_CUDA_I32, TR_CUDA_U8 /* to and from the host alone */ };
 
 /* A tensor on the device; scale, zero and group only for int8: value = scale[row][col / group] (int8 - zero[row][col / group]). */
 struct tr_mat { void *data; float *scale; signed char *zero; int64_t rows, cols, ld, group, groups; int dtype; };

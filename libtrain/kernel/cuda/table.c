@@ -1,6 +1,5 @@
 /* The kernel table over the launches: tensors become plain matrices, the first failed call is remembered by name. */
 #include "libtrain/kernel/cuda/table_impl.h"
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -35,9 +34,9 @@ void *tr_cuda_at(const struct tr_tensor *t)
 struct tr_mat tr_cuda_mat(const struct tr_tensor *t)
 {
     static const signed char dtype[TR_DTYPES] = { [TR_F32] = TR_CUDA_F32, [TR_BF16] = TR_CUDA_BF16, [TR_F16] = TR_CUDA_F16,
-                                                  [TR_I32] = TR_CUDA_I32, [TR_U8] = -1, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
+                                                  [TR_I32] = TR_CUDA_I32, [TR_U8] = TR_CUDA_U8, [TR_INT8] = TR_CUDA_INT8, [TR_F64] = -1 };
     if (!t) return (struct tr_mat){ 0 };
-    assert(dtype[t->dtype] >= 0);
+    if (dtype[t->dtype] < 0) tr_cuda_check(1, "a type that devices do not have");
     bool scaled = t->dtype == TR_INT8;
     return (struct tr_mat){ tr_cuda_at(t), t->quant.scale, t->quant.zero, tr_rows(t), tr_cols(t), t->ld, t->quant.group, scaled ? tr_groups(t) : 0, dtype[t->dtype] };
 }
