@@ -9,18 +9,18 @@ some_text
 cat >a.ini <<INI
 [model]
 arch = llama
-hidden = 32
+hidden = 16
 layers = 2
-heads = 4
-kv_heads = 2
-intermediate = 48
+heads = 2
+kv_heads = 1
+intermediate = 24
 vocab = 257
-context = 32
+context = 16
 tokenizer = bytes
 dtype = f32
 [data]
 train = text.txt
-sequence = 12
+sequence = 6
 [train]
 steps = 3
 batch = 4
