@@ -1,6 +1,7 @@
 #include "parallel/cut.h"
 #include "libtrain/base/buf.h"
 #include "libtrain/base/status.h"
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -72,4 +73,30 @@ done:
     free(table);
     free(sum);
     return rc;
+}
+
+/* The work up to which ranks are filled: what is above it takes no part. */
+static double level_of(int ranks, const double *work, double shared)
+{
+    double most = INFINITY, level = most;
+    do {
+        double sum = shared;
+        int n = 0;
+        most = level;
+        for (int r = 0; r < ranks; r++)
+            if (work[r] < most) sum += work[r], n++;
+        level = sum / n;
+    } while (level < most);
+    return level;
+}
+
+void par_share_rows(int64_t *first, int64_t rows, int ranks, const double *work, double row)
+{
+    double level = level_of(ranks, work, (double)rows * row), at = 0;
+    first[0] = 0;
+    for (int r = 0; r < ranks; r++) {
+        at += work[r] < level ? (level - work[r]) / row : 0;
+        int64_t end = r == ranks - 1 ? rows : (int64_t)(at + 1e-6), least = first[r] + 1, most = rows - (ranks - 1 - r);
+        first[r + 1] = end < least ? least : end > most ? most : end;
+    }
 }

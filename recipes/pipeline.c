@@ -28,6 +28,15 @@ static int last_rank(const struct pipeline *p) { return rank_of(p, stages_of(p) 
 
 /* ---- making one */
 
+/* Products of a token forward; what blocks do twice counts for a third more. */
+static double work_of_block(const struct job *j)
+{
+    const struct tr_shape *s = &j->shape;
+    double heads = (double)(s->heads * s->head_dim), kv = (double)(s->kv_heads * s->head_dim);
+    double products = (double)s->hidden * (2 * heads + 2 * kv + (s->arch == TR_GPT2 ? 2 : 3) * (double)s->intermediate) + heads * (double)j->r->data.sequence;
+    return j->recompute == TR_BLOCK ? 4.0 / 3 * products : products;
+}
+
 static int cut(struct pipeline *p, const struct job *j)
 {
     const struct tr_shape *s = &j->shape;
@@ -35,8 +44,7 @@ static int cut(struct pipeline *p, const struct job *j)
     if (n > layers)
         return tr_fail(TR_EINPUT, "parallel.pipeline = %d with %d stage%s a rank (%s): %d layers cannot be shared by more than %d stages; set parallel.pipeline to at most %d%s", j->stages, chunks,
                        chunks > 1 ? "s" : "", j->r->path, layers, layers, layers / chunks, chunks > 1 ? ", or parallel.schedule = 1f1b" : "");
-    double *work = NULL, head = (double)s->vocab * (double)s->hidden, heads = (double)(s->heads * s->head_dim), kv = (double)(s->kv_heads * s->head_dim);
-    double block = (double)s->hidden * (2 * heads + 2 * kv + (s->arch == TR_GPT2 ? 2 : 3) * (double)s->intermediate);
+    double *work = NULL, block = work_of_block(j), head = (double)s->vocab * (double)s->hidden;
     TR_GO(tr_calloc(&p->first, (size_t)n + 1, sizeof *p->first));
     TR_GO(tr_calloc(&work, (size_t)layers, sizeof *work));
     for (int i = 0; i < layers; i++) work[i] = block;
@@ -45,6 +53,17 @@ static int cut(struct pipeline *p, const struct job *j)
     for (int i = 1; i <= n; i++) p->first[i]++; /* the embedding goes with the first block, final norm and head with the last */
     p->first[n]++;
 done:
+    free(work);
+    return rc;
+}
+
+/* Layers are whole: rows of the vocabulary level what they leave uneven. */
+static int share_vocabulary(struct pipeline *p, const struct job *j)
+{
+    double *work;
+    TR_TRY(tr_calloc(&work, (size_t)p->schedule.ranks, sizeof *work));
+    for (int i = 0; i < stages_of(p); i++) work[rank_of(p, i)] += (p->first[i + 1] - p->first[i] - (i == 0) - (i == stages_of(p) - 1)) * work_of_block(j);
+    int rc = vocabulary_new(&p->vocabulary, j, last_rank(p), p->schedule.vocabulary == PAR_VOCABULARY_ALG2, work);
     free(work);
     return rc;
 }
@@ -76,7 +95,7 @@ int pipeline_new(struct pipeline **out, const struct job *j)
     const char *name = par_schedule_names()[j->r->parallel.schedule];
     TR_GO(par_schedule_make(&p->schedule, name, j->stages, 0, (int)j->rounds, (enum par_vocabulary)j->r->parallel.vocabulary));
     TR_GO(cut(p, j));
-    if (p->schedule.vocabulary) TR_GO(vocabulary_new(&p->vocabulary, j, last_rank(p), p->schedule.vocabulary == PAR_VOCABULARY_ALG2));
+    if (p->schedule.vocabulary) TR_GO(share_vocabulary(p, j));
     TR_GO(par_schedule_lower(&p->steps, &p->schedule));
     TR_GO(warn_of_bubble(p, j));
     *out = p;
@@ -292,7 +311,6 @@ static int gather(struct walk *w, const struct par_pass *k)
 static int embed(struct walk *w, const struct par_pass *k, struct slot *s)
 {
     struct job *j = w->j;
-    struct tr_sink sink = { w->u, update_gradient };
     struct tr_feed *feed;
     TR_TRY(feed_of(w, k->micro, &feed));
     if (k->kind == PAR_F) {
@@ -300,7 +318,7 @@ static int embed(struct walk *w, const struct par_pass *k, struct slot *s)
         return vocabulary_embed(j->pipeline->vocabulary, j, feed, s ? &s->in->t : NULL);
     }
     w->u->round = k->micro;
-    int rc = vocabulary_embed_back(j->pipeline->vocabulary, j, feed, s ? &s->din : NULL, &sink);
+    int rc = vocabulary_embed_back(j->pipeline->vocabulary, j, feed, s ? &s->din : NULL, w->u);
     if (s) tr_tensor_release(&s->din);
     return rc;
 }
@@ -319,7 +337,7 @@ static int compute(struct walk *w, const struct par_pass *k, struct slot *s)
     case PAR_B: return backward(w, stage, s, k->micro, feed);
     case PAR_W: return tr_backward_weights(s->tape, &sink);
     case PAR_S: tr_part_enter(TR_PART_LOSS); return vocabulary_s(p->vocabulary, j, k->micro, feed, true);
-    default: tr_part_enter(TR_PART_BACKWARD_LOSS); return vocabulary_t(p->vocabulary, j, k->micro, feed, scale_of(w), &sink);
+    default: tr_part_enter(TR_PART_BACKWARD_LOSS); return vocabulary_t(p->vocabulary, j, k->micro, feed, scale_of(w), w->u);
     }
 }
 

@@ -99,6 +99,7 @@ struct pipeline {
     struct par_costs costs;
     int *first, stages;
     double *figures, *state, *params;    /* [stages or ranks] numbers behind costs; per rank: optimizer bytes, numbers */
+    int64_t *rows;                       /* [ranks + 1] of a shared vocabulary: rank r has [rows[r], rows[r + 1]) */
     double *weights, *rest, *total;      /* [ranks] bytes: weights with gradients and state; boundary and loss buffers; all */
     double sent, sync, seconds;          /* bytes of a rank and step between stages, and of gradients; seconds of a step */
 };
@@ -110,7 +111,23 @@ static void release(struct pipeline *p)
     par_schedule_release(&p->schedule);
     par_simulation_release(&p->time);
     free(p->first);
+    free(p->rows);
     free(p->figures);
+}
+
+/* As in a run: rows of the vocabulary level the work of whole layers. */
+static int share_vocabulary(struct pipeline *p, const struct model *m)
+{
+    double *work = NULL;
+    int rc;
+    TR_TRY(tr_calloc(&p->rows, (size_t)p->schedule.ranks + 1, sizeof *p->rows));
+    TR_GO(tr_calloc(&work, (size_t)p->schedule.ranks, sizeof *work));
+    for (int i = 0; i < p->stages; i++) work[par_stage_rank(&p->schedule, i, NULL)] += (p->first[i + 1] - p->first[i]) * (m->block.forward + m->block.input + m->block.weight);
+    par_share_rows(p->rows, (int64_t)m->vocab, p->schedule.ranks, work, (m->head.forward + m->head.input + m->head.weight) / m->vocab);
+    rc = TR_OK;
+done:
+    free(work);
+    return rc;
 }
 
 static int deal(struct pipeline *p, const struct recipe *r, const struct model *m, int layers, enum cut cut)
@@ -150,13 +167,14 @@ static int cost(struct pipeline *p, const struct recipe *r, const struct model *
         p->state[rank] += layers * m->block.state + head * m->head.state + embed * m->embed.state;
         p->rest[rank] += head * 512 * m->vocab * 4; /* the loss head works in segments */
     }
-    double part = m->head.forward / ranks, buffers = m->tokens * m->width * m->element, data = (double)r->parallel.data, zero = (double)r->parallel.zero;
+    double buffers = m->tokens * m->width * m->element, data = (double)r->parallel.data, zero = (double)r->parallel.zero;
     for (int k = 0; k < ranks; k++) {
+        double mine = (double)(p->rows[k + 1] - p->rows[k]) / m->vocab, part = mine * m->head.forward;
         S[k] = s->vocabulary == PAR_VOCABULARY_ALG2 ? 2 * part : part;
         T[k] = s->vocabulary == PAR_VOCABULARY_ALG2 ? part : 2 * part;
-        shard[k] = m->tokens * (m->vocab / ranks * m->element + m->width * m->element + (s->vocabulary == PAR_VOCABULARY_ALG2 ? 4 * m->width : 0));
-        p->params[k] += (1 - plain) * (m->head.params + m->embed.params) / ranks;
-        p->state[k] += (1 - plain) * (m->head.state + m->embed.state) / ranks;
+        shard[k] = m->tokens * (mine * m->vocab * m->element + m->width * m->element + (s->vocabulary == PAR_VOCABULARY_ALG2 ? 4 * m->width : 0));
+        p->params[k] += (1 - plain) * (m->head.params + m->embed.params) * mine;
+        p->state[k] += (1 - plain) * (m->head.state + m->embed.state) * mine;
         double weight = r->model.dtype == RECIPE_F32 ? 4 : r->model.dtype == RECIPE_INT8 ? 1 + 5.0 / TR_QUANT_GROUP : 2;
         p->weights[k] = p->params[k] * (weight / (zero >= 3 ? data : 1) + 4 / (zero >= 2 ? data : 1)) + p->state[k] / (zero >= 1 ? data : 1);
         p->rest[k] += ranks > 1 ? 4 * buffers : 0;
@@ -177,6 +195,7 @@ static int build(struct pipeline *p, const struct recipe *r, const struct tr_sha
                        r->parallel.pipeline, schedule, r->path, p->stages, shape->layers, shape->layers / p->schedule.chunks);
     TR_TRY(par_schedule_check(&p->schedule));
     TR_TRY(deal(p, r, m, (int)shape->layers, cut));
+    TR_TRY(share_vocabulary(p, m));
     TR_TRY(cost(p, r, m));
     TR_TRY(par_schedule_simulate(&p->time, &p->schedule, &p->costs));
     double most = 0, data = (double)r->parallel.data;

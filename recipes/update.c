@@ -133,6 +133,25 @@ done:
     return rc;
 }
 
+int update_sum(struct update *u, struct tr_param *p, struct tr_tensor **sum)
+{
+    struct job *j = u->j;
+    struct summed s = summed_of(u, p);
+    *sum = NULL;
+    if (j->data->size > 1 || j->fused || s.low || p->frozen) return TR_OK;
+    *sum = &j->sum[p->index];
+    if ((*sum)->data) return TR_OK;
+    TR_TRY(tr_tensor_arena(*sum, TR_GRADIENTS, TR_F32, s.ndim, s.dim, s.ndim == 2 && s.dim[1] % 16 == 0 ? 16 : 0)); /* padded as in tr_weight_grad_into */
+    tr_kernels()->fill(*sum, 0);
+    return TR_OK;
+}
+
+int update_added(struct update *u, struct tr_param *p)
+{
+    struct summed s = summed_of(u, p);
+    return u->round == u->j->rounds - 1 && !pipeline_joins(u->j, p) ? measure(u, p, &s, &u->j->sum[p->index]) : TR_OK;
+}
+
 /* ---- what waited for the last round */
 
 static int measure_kept(void *self, struct tr_weight *w)

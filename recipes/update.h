@@ -22,6 +22,10 @@ struct update { struct job *j; double lr, scale; int64_t step, round; };
 bool update_keeps(const struct job *j);
 /* The sink of backward. */
 int update_gradient(void *update, struct tr_param *p, struct tr_tensor *grad);
+/* Beside the sink: where this step's sum of p is on this rank alone, gradients may be added to it in place, and no other copy is made.
+ * *sum: it, filled with zeros before the first; NULL: by the sink. update_added follows. */
+int update_sum(struct update *u, struct tr_param *p, struct tr_tensor **sum);
+int update_added(struct update *u, struct tr_param *p);
 /* After the last round: the norm before clipping, and what was not used inside backward. Adds up j->figures over ranks: the
  * squares of the gradients, then the sum of losses of each micro-batch, then UPDATE_SUMS numbers: two of the caller, one of
  * snapshots in memory. */

@@ -2,6 +2,7 @@
 #include "libtrain/base/status.h"
 #include "libtrain/kernel/gemm/gemm.h"
 #include "libtrain/kernel/kernel.h"
+#include "parallel/cut.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@ struct vocabulary {
     float *stat;                         /* [2 ranks N] */
 };
 
-int vocabulary_new(struct vocabulary **out, const struct job *j, int last, bool one_barrier)
+int vocabulary_new(struct vocabulary **out, const struct job *j, int last, bool one_barrier, const double *work)
 {
     struct vocabulary *v;
     int64_t V = j->shape.vocab;
@@ -35,7 +36,7 @@ int vocabulary_new(struct vocabulary **out, const struct job *j, int last, bool 
     *out = v;
     TR_TRY(tr_calloc(&v->first, 2 * ((size_t)v->ranks + 1), sizeof *v->first));
     v->rows = v->first + v->ranks + 1;
-    for (int r = 0; r <= v->ranks; r++) v->first[r] = V * r / v->ranks;
+    par_share_rows(v->first, V, v->ranks, work, (double)j->shape.hidden);
     return TR_OK;
 }
 
@@ -88,6 +89,22 @@ static const int64_t *rows_at(struct vocabulary *v, int rank, int64_t n)
 {
     for (int r = 0; r <= v->ranks; r++) v->rows[r] = r > rank ? n : 0;
     return v->rows;
+}
+
+/* ---- gradients */
+
+/* Room for gradients of a weight's rows here: this step's sum, or of its own, which the sink takes. */
+static int gradient_into(struct job *j, struct update *u, struct tr_weight *w, struct tr_tensor **dw, bool *summed)
+{
+    TR_TRY(update_sum(u, w->param[0], dw));
+    *summed = *dw;
+    return *summed ? TR_OK : tr_weight_grad_add(j->tape, w, dw);
+}
+
+static int gradient_done(struct update *u, struct tr_weight *w, bool summed)
+{
+    struct tr_sink sink = { u, update_gradient };
+    return summed ? update_added(u, w->param[0]) : tr_weight_flush(w, &sink);
 }
 
 /* ---- embedding */
@@ -147,10 +164,11 @@ int vocabulary_embed(struct vocabulary *v, struct job *j, const struct tr_feed *
     return rc;
 }
 
-int vocabulary_embed_back(struct vocabulary *v, struct job *j, const struct tr_feed *f, const struct tr_tensor *dx_NC, const struct tr_sink *sink)
+int vocabulary_embed_back(struct vocabulary *v, struct job *j, const struct tr_feed *f, const struct tr_tensor *dx_NC, struct update *u)
 {
     struct tr_weight *w = &j->net->layer[0].embed;
     struct tr_tensor all_NC, *dw, order = slice(&v->order_N, 0, f->layout.n_tokens);
+    bool summed;
     if (tr_weight_frozen(w)) return TR_OK;
     TR_TRY(tr_tensor_arena(&all_NC, TR_COMMUNICATION, j->net->compute, TR_DIMS(f->layout.n_tokens, j->shape.hidden), 0));
     sort_tokens(v, f);
@@ -159,10 +177,10 @@ int vocabulary_embed_back(struct vocabulary *v, struct job *j, const struct tr_f
     TR_GO(exchange(v, j, &all_NC, true));
     int64_t begin = v->rows[v->rank], n = v->rows[v->rank + 1] - begin;
     struct tr_tensor mine = tr_rows_view(&all_NC, begin, n), local = slice(&v->local_N, begin, n);
-    TR_GO(tr_weight_grad_add(j->tape, w, &dw));
+    TR_GO(gradient_into(j, u, w, &dw, &summed));
     tr_kernels()->embed_backward(dw, &mine, &local);
     tr_tensor_release(&all_NC);
-    rc = tr_weight_flush(w, sink);
+    rc = gradient_done(u, w, summed);
 done:
     tr_tensor_release(&all_NC);
     return rc;
@@ -191,6 +209,8 @@ static void set_targets(struct vocabulary *v, struct part *k, const struct tr_fe
     tr_tensor_write(&to, v->host);
 }
 
+enum { SEGMENT = 128 };   /* tokens whose logits are there in f32 at a time */
+
 /* Rows [at, at + S): logits, and over them or beside them Q. */
 static int segment(struct part *k, const struct tr_tensor *w_VC, int64_t at, int64_t S, bool record)
 {
@@ -215,7 +235,7 @@ int vocabulary_s(struct vocabulary *v, struct job *j, int micro, const struct tr
     if (!M) return TR_OK;
     set_targets(v, k, f);
     if (record) TR_TRY(tr_tensor_arena(&k->q_MV, TR_ACTIVATIONS, j->net->compute, TR_DIMS(M, tr_rows(w_VC)), 0));
-    for (int64_t at = 0; at < M; at += j->segment) TR_TRY(segment(k, w_VC, at, M - at < j->segment ? M - at : j->segment, record));
+    for (int64_t at = 0; at < M; at += SEGMENT) TR_TRY(segment(k, w_VC, at, M - at < SEGMENT ? M - at : SEGMENT, record));
     if (!record || !v->one_barrier) return TR_OK;
     TR_TRY(tr_tensor_arena(&k->a_MC, TR_ACTIVATIONS, j->net->compute, TR_DIMS(M, j->shape.hidden), 0));
     return tr_gemm_dx(&k->a_MC, &k->q_MV, w_VC, false);
@@ -249,12 +269,12 @@ done:
     return rc;
 }
 
-int vocabulary_t(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, float scale, const struct tr_sink *sink)
+int vocabulary_t(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, float scale, struct update *u)
 {
     struct part *k = part_of(v, micro);
     struct tr_weight *w = tr_net_head(j->net);
     struct tr_tensor *dw, share = slice(&k->share_N, 0, f->n_counted), target = slice(&k->target_N, 0, f->n_counted);
-    bool fresh;
+    bool summed;
     if (f->n_counted) {
         tr_kernels()->softmax_gradient(&k->q_MV, &share, &target, scale);
         if (!v->one_barrier) { /* before the sink may change W */
@@ -263,10 +283,9 @@ int vocabulary_t(struct vocabulary *v, struct job *j, int micro, const struct tr
         }
     }
     if (!tr_weight_frozen(w)) {
-        TR_TRY(tr_weight_grad_into(j->tape, w, &dw, &fresh));
-        if (f->n_counted) TR_TRY(tr_gemm_dw(dw, &k->q_MV, &k->x_MC, !fresh));
-        else tr_kernels()->fill(dw, 0);
-        TR_TRY(tr_weight_flush(w, sink));
+        TR_TRY(gradient_into(j, u, w, &dw, &summed));
+        if (f->n_counted) TR_TRY(tr_gemm_dw(dw, &k->q_MV, &k->x_MC, true));
+        TR_TRY(gradient_done(u, w, summed));
     }
     tr_tensor_release(&k->q_MV);
     vocabulary_forget(v, micro);

@@ -8,12 +8,13 @@
  * dX = c (exp(l - L) A - G W) needs no product behind the first barrier, and pass T, dW alone, can wait. */
 #ifndef RECIPE_VOCABULARY_H
 #define RECIPE_VOCABULARY_H
-#include "recipes/job.h"
+#include "recipes/update.h"
 
 struct vocabulary;
 
-/* last: the rank of the last stage. Errors: TR_EINPUT (fewer rows than ranks). */
-int vocabulary_new(struct vocabulary **out, const struct job *j, int last, bool one_barrier);
+/* last: the rank of the last stage; work: [ranks] products of a token in each rank's layers, which rows level (par_share_rows). Errors:
+ * TR_EINPUT (fewer rows than ranks). */
+int vocabulary_new(struct vocabulary **out, const struct job *j, int last, bool one_barrier, const double *work);
 /* Rows of rank r: [first[r], first[r + 1]). */
 const int64_t *vocabulary_first(const struct vocabulary *v);
 /* Room for so many micro-batches between X and pass T. */
@@ -23,9 +24,9 @@ void vocabulary_free(struct vocabulary *v);
 
 /* All of these by every rank, the collective ones at once; micro-batch `micro` is the one that `f` holds. */
 
-/* Collective. x_NC (first stage; else NULL) = rows of the fed tokens; dx_NC back, to the sink. */
+/* Collective. x_NC (first stage; else NULL) = rows of the fed tokens; dx_NC back, to this step's sums. */
 int vocabulary_embed(struct vocabulary *v, struct job *j, const struct tr_feed *f, struct tr_tensor *x_NC);
-int vocabulary_embed_back(struct vocabulary *v, struct job *j, const struct tr_feed *f, const struct tr_tensor *dx_NC, const struct tr_sink *sink);
+int vocabulary_embed_back(struct vocabulary *v, struct job *j, const struct tr_feed *f, const struct tr_tensor *dx_NC, struct update *u);
 /* Collective. The last stage's h_NC (else NULL) to all ranks. */
 int vocabulary_share(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, const struct tr_tensor *h_NC);
 /* Pass S; record: T follows. */
@@ -33,7 +34,7 @@ int vocabulary_s(struct vocabulary *v, struct job *j, int micro, const struct tr
 /* Collective. What all ranks' columns sum up to; *loss = sum of the counted tokens' losses. */
 int vocabulary_statistics(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, double *loss);
 /* Pass T; scale: c. */
-int vocabulary_t(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, float scale, const struct tr_sink *sink);
+int vocabulary_t(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, float scale, struct update *u);
 /* Collective. dh_NC (last stage; else NULL) = the gradient of h; with one barrier after the statistics, with two after T. */
 int vocabulary_gradient(struct vocabulary *v, struct job *j, int micro, const struct tr_feed *f, float scale, struct tr_tensor *dh_NC);
 /* X goes, where no T follows. */

@@ -32,8 +32,8 @@ static int64_t slot(const struct par_schedule *s, enum par_pass_kind pass, int r
     switch (pass) {
     case PAR_F: return FINE * (INTERVAL * place(s, chunk, micro) + rank * F);
     case PAR_B: return FINE * (INTERVAL * place(s, last - chunk, micro) + turn + (s->ranks - 1 - rank) * B);
-    case PAR_S: return FINE * (INTERVAL * place(s, last, micro) + s->ranks * F) - 2;
-    case PAR_T: return FINE * (INTERVAL * (place(s, last, micro) + 1) + s->ranks * F) - 1;
+    case PAR_S: return FINE * (INTERVAL * place(s, last, micro) + s->ranks * F) - 1;
+    case PAR_T: return FINE * (INTERVAL * (place(s, last, micro) + 1) + s->ranks * F) - 2;
     default: return 0;
     }
 }

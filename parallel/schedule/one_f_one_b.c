@@ -1,6 +1,6 @@
 /* 1F1B (Narayanan et al., "Memory-Efficient Pipeline-Parallel DNN Training", 2021); with vocabulary parallelism as in Yeung et
  * al., "Balancing Pipeline Parallelism with Vocabulary Parallelism", 2024: an interval more between the last F and the first B
- * for each barrier, and in each interval S of one micro-batch and T of the one before, between F and B. */
+ * for each barrier, and in each interval T of one micro-batch and, once its logits are gone, S of the next, between F and B. */
 #include "parallel/schedule/schedule_impl.h"
 
 enum { F = 2, B = 4, S = 1, T = 1 };
@@ -24,7 +24,7 @@ static int64_t slot(const struct par_schedule *s, enum par_pass_kind pass, int r
     case PAR_T: {
         int64_t wait = (f_last - f) % interval;
         int64_t at = f_last + F + (wait ? interval - wait : 0);
-        return begin + at + (pass == PAR_T ? interval + S : 0);
+        return begin + at + (pass == PAR_T ? interval : T);
     }
     default: return 0;
     }

@@ -39,8 +39,8 @@ static int64_t slot_of(const struct block *k, const struct block *first, enum pa
     case PAR_F: return FINE * (begin + k->f[chunk]);
     case PAR_B: return FINE * (begin + k->b[chunk]);
     case PAR_W: return FINE * (begin + free_after(k, chunk));
-    case PAR_S: return FINE * (begin + first->f[1] + 2) - 2;
-    case PAR_T: return FINE * (begin + first->f[1] + 2 + PERIOD) - 1;
+    case PAR_S: return FINE * (begin + first->f[1] + 2) - 1;
+    case PAR_T: return FINE * (begin + first->f[1] + 2 + PERIOD) - 2; /* before S of the next: one micro-batch's logits at a time */
     default: return 0;
     }
 }

@@ -27,8 +27,8 @@ static int make(struct par_schedule *s)
             put(s, &at, PAR_W, i - warm < 0 ? -1 : i - warm - r);
             put(s, &at, PAR_F, i);
             for (; next <= s->micros && i >= below && i >= next + behind; next++) {
-                put(s, &at, PAR_S, next);
                 put(s, &at, PAR_T, next - 1);
+                put(s, &at, PAR_S, next);
             }
         }
         for (int m = s->micros > r ? s->micros - r : 0; m < s->micros; m++) put(s, &at, PAR_W, m);

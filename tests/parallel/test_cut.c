@@ -83,9 +83,27 @@ static void by_hand(void **state)
     }
 }
 
+static void rows_level_the_work(void **state)
+{
+    static const struct { int ranks; int64_t rows; double work[4], row; int64_t want[5]; } cases[] = {
+        { 4, 100, { 7, 7, 7, 7 }, 0.1, { 0, 25, 50, 75, 100 } },
+        { 4, 10, { 7, 7, 7, 7 }, 1, { 0, 2, 5, 7, 10 } },
+        { 4, 80, { 7, 7, 8, 8 }, 0.1, { 0, 25, 50, 65, 80 } },
+        { 4, 40, { 7, 30, 8, 8 }, 1, { 0, 14, 15, 27, 40 } },     /* one that is above has a row all the same */
+        { 3, 3, { 1, 50, 2 }, 1, { 0, 1, 2, 3 } },
+        { 2, 9, { 0, 100 }, 1, { 0, 8, 9 } },
+        { 1, 5, { 3 }, 1, { 0, 5 } },
+    };
+    int64_t first[5];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        par_share_rows(first, cases[i].rows, cases[i].ranks, cases[i].work, cases[i].row);
+        assert_memory_equal(first, cases[i].want, ((size_t)cases[i].ranks + 1) * sizeof *first);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(no_cut_is_faster), cmocka_unit_test(what_is_alike_is_cut_evenly), cmocka_unit_test(too_many_stages),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(no_cut_is_faster), cmocka_unit_test(what_is_alike_is_cut_evenly), cmocka_unit_test(rows_level_the_work), cmocka_unit_test(too_many_stages),
                                          cmocka_unit_test(by_hand) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -267,15 +267,15 @@ static void small_ones(void **state)
     static const struct { const char *name; int ranks, chunks, micros; enum par_vocabulary v; const char *text; } golden[] = {
         { "1f1b", 2, 0, 3, PAR_VOCABULARY_NONE, "F0 F1 B0 F2 B1 B2\nF0 B0 F1 B1 F2 B2\n" },
         { "1f1b", 3, 0, 3, PAR_VOCABULARY_NONE, "F0 F1 F2 B0 B1 B2\nF0 F1 B0 F2 B1 B2\nF0 B0 F1 B1 F2 B2\n" },
-        { "1f1b", 2, 0, 4, PAR_VOCABULARY_ALG2, "F0 F1 S0 F2 S1 T0 B0 F3 S2 T1 B1 S3 T2 B2 T3 B3\nF0 S0 F1 S1 T0 B0 F2 S2 T1 B1 F3 S3 T2 B2 T3 B3\n" },
-        { "1f1b", 2, 0, 4, PAR_VOCABULARY_ALG1, "F0 F1 S0 F2 S1 T0 F3 S2 T1 B0 S3 T2 B1 T3 B2 B3\nF0 S0 F1 S1 T0 F2 S2 T1 B0 F3 S3 T2 B1 T3 B2 B3\n" },
+        { "1f1b", 2, 0, 4, PAR_VOCABULARY_ALG2, "F0 F1 S0 F2 T0 S1 B0 F3 T1 S2 B1 T2 S3 B2 T3 B3\nF0 S0 F1 T0 S1 B0 F2 T1 S2 B1 F3 T2 S3 B2 T3 B3\n" },
+        { "1f1b", 2, 0, 4, PAR_VOCABULARY_ALG1, "F0 F1 S0 F2 T0 S1 F3 T1 S2 B0 T2 S3 B1 T3 B2 B3\nF0 S0 F1 T0 S1 F2 T1 S2 B0 F3 T2 S3 B1 T3 B2 B3\n" },
         { "interleaved", 2, 2, 2, PAR_VOCABULARY_NONE, "F0a F1a F0b F1b B0b B1b B0a B1a\nF0a F1a F0b B0b F1b B1b B0a B1a\n" },
-        { "interleaved", 2, 2, 4, PAR_VOCABULARY_ALG2, "F0a F1a F0b S0 F1b S1 T0 F2a B0b T1 F3a B1b F2b B0a S2 F3b B1a S3 T2 B2b T3 B3b B2a B3a\nF0a F1a F0b S0 F1b S1 T0 B0b F2a T1 B1b F3a B0a F2b S2 B1a F3b S3 T2 B2b T3 B3b B2a B3a\n" },
+        { "interleaved", 2, 2, 4, PAR_VOCABULARY_ALG2, "F0a F1a F0b S0 F1b T0 S1 F2a B0b T1 F3a B1b F2b B0a S2 F3b B1a T2 S3 B2b T3 B3b B2a B3a\nF0a F1a F0b S0 F1b T0 S1 B0b F2a T1 B1b F3a B0a F2b S2 B1a F3b T2 S3 B2b T3 B3b B2a B3a\n" },
         { "zero-bubble", 2, 0, 3, PAR_VOCABULARY_NONE, "F0 F1 B0 W0 F2 B1 W1 B2 W2\nF0 B0 F1 B1 W0 F2 B2 W1 W2\n" },
         { "zero-bubble", 3, 0, 4, PAR_VOCABULARY_NONE, "F0 F1 F2 B0 W0 F3 B1 W1 B2 W2 B3 W3\nF0 F1 B0 F2 B1 W0 F3 B2 W1 B3 W2 W3\nF0 B0 F1 B1 F2 B2 W0 F3 B3 W1 W2 W3\n" },
-        { "zero-bubble", 2, 0, 3, PAR_VOCABULARY_ALG1, "F0 F1 S0 F2 S1 T0 S2 T1 B0 W0 T2 B1 W1 B2 W2\nF0 S0 F1 S1 T0 F2 S2 T1 B0 T2 B1 W0 B2 W1 W2\n" },
+        { "zero-bubble", 2, 0, 3, PAR_VOCABULARY_ALG1, "F0 F1 S0 F2 T0 S1 T1 S2 B0 W0 T2 B1 W1 B2 W2\nF0 S0 F1 T0 S1 F2 T1 S2 B0 T2 B1 W0 B2 W1 W2\n" },
         { "v-half", 2, 0, 2, PAR_VOCABULARY_NONE, "F0a F0b F1a B0b W0b F1b B0a B1b W1b W0a B1a W1a\nF0a F0b F1a F1b B0b W0b B0a W0a B1b W1b B1a W1a\n" },
-        { "v-half", 2, 0, 3, PAR_VOCABULARY_ALG2, "F0a F0b S0 F1a F1b S1 T0 F2a B0b W0b F2b S2 T1 B0a B1b W1b W0a T2 B1a B2b W2b W1a B2a W2a\nF0a F0b S0 F1a F1b S1 T0 F2a F2b B0b W0b S2 T1 B0a W0a B1b W1b T2 B1a W1a B2b W2b B2a W2a\n" },
+        { "v-half", 2, 0, 3, PAR_VOCABULARY_ALG2, "F0a F0b S0 F1a F1b T0 S1 F2a B0b W0b F2b T1 S2 B0a B1b W1b W0a T2 B1a B2b W2b W1a B2a W2a\nF0a F0b S0 F1a F1b T0 S1 F2a F2b B0b W0b T1 S2 B0a W0a B1b W1b T2 B1a W1a B2b W2b B2a W2a\n" },
         { "v-min", 2, 0, 2, PAR_VOCABULARY_NONE, "F0a F0b B0b W0b F1a B0a W0a F1b B1b W1b B1a W1a\nF0a F0b B0b B0a F1a F1b W0b W0a B1b B1a W1b W1a\n" },
     };
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
