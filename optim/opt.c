@@ -205,6 +205,9 @@ static int root_of(const struct opt *o, const struct item *it)
 }
 
 /* A rank's rows of a tensor of the state: the parameter's rows where the rule works by them, else the whole on one rank. */
+/* Where state is a stage's, and not dealt, all that share its batches have the same: which of them this is. */
+static int holder_of(const struct opt *o, const struct tr_owned *v) { return o->comm && o->comm->size < v->size ? o->sharers->rank : 0; }
+
 static int own_tensor(struct opt_lister *l, const char *field, const struct tr_tensor *t)
 {
     const struct item *it = l->it;
@@ -212,15 +215,17 @@ static int own_tensor(struct opt_lister *l, const char *field, const struct tr_t
     if (!t->ndim || !has_rows(l->o, it)) return TR_OK; /* or what projecting needs alone */
     struct name name = name_of(l, field);
     if (!it->first) return tr_owned_share(v, it - l->o->item, name.text, t);
-    const int64_t *first = it->first + v->rank;
+    const struct tr_comm *c = l->o->comm;
+    const int64_t *first = it->first + c->rank;
     bool cut = it->kind->by_rows && t->ndim > 1;
-    return v->rows(v->self, it - l->o->item, name.text, t, 0, t->dim[0], cut ? first[0] : 0, cut ? it->first[v->size] : t->dim[0]);
+    int64_t begin = cut ? first[0] : 0, whole = cut ? it->first[c->size] : t->dim[0];
+    return tr_owned_part(v, it - l->o->item, name.text, t, begin, whole, holder_of(l->o, v), v->size / c->size);
 }
 
 static int own_words(struct opt_lister *l, const char *field, const uint64_t *words, int64_t count)
 {
     const struct tr_owned *v = l->owned;
-    bool mine = v->rank == (l->it->first ? root_of(l->o, l->it) : 0);
+    bool mine = l->it->first ? l->o->comm->rank == root_of(l->o, l->it) && holder_of(l->o, v) == 0 : v->rank == 0;
     return v->words(v->self, l->it - l->o->item, name_of(l, field).text, words, mine ? count : 0);
 }
 

@@ -249,6 +249,8 @@ static int capture(struct job *j)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every with optimizer.selection = blockwise (%s): its state moves between matrices, a snapshot in memory has no place that stays; set checkpoint.memory_every = 0 or optimizer.selection = columns", r->path);
     if (opt_takes_turns(j->opt) && j->comm->size > 1 && r->parallel.zero > 0)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every with layers that take turns and parallel.zero = %" PRId64 " (%s): a rank's share of the state changes with the turn; set parallel.zero = 0 or checkpoint.memory_every = 0", r->parallel.zero, r->path);
+    if (opt_takes_turns(j->opt) && j->stages > 1)
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every with layers that take turns and parallel.pipeline = %d (%s): the state moves between stages with the turn; set checkpoint.memory_every = 0", j->stages, r->path);
     struct ckpt_capture_setup setup = { .folder = r->run.dir, .comm = j->comm, .owned = job_visit_owned, .self = j, .groups = j->net->n_params,
                                         .keep = r->checkpoint.keep, .compress = r->checkpoint.compress };
     int rc;
@@ -266,7 +268,6 @@ static int check_grid(const struct job *j)
     const char *p = j->r->path;
     if (j->data->size > 1 && j->r->parallel.zero == 3)
         return tr_fail(TR_EINPUT, "parallel.zero = 3 with parallel.pipeline = %d (%s): the ranks of a stage hold its weights whole; set parallel.zero = 2, or parallel.data = %d and parallel.pipeline = 1", j->stages, p, j->comm->size);
-    if (j->r->checkpoint.memory_every) return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with parallel.pipeline = %d (%s): snapshots of a pipeline go to disk; set checkpoint.memory_every = 0", j->r->checkpoint.memory_every, j->stages, p);
     if (j->r->memory.offload) return tr_fail(TR_EINPUT, "memory.offload = disk with parallel.pipeline = %d (%s): a stage's micro-batches stay in memory; set memory.offload = none or memory.recompute = block", j->stages, p);
     return TR_OK;
 }
@@ -366,8 +367,7 @@ int job_visit_owned(void *job, const struct tr_owned *v)
         char name[128];
         snprintf(name, sizeof name, "param/%s", p->name);
         if (!p->shard.ndim) TR_TRY(tr_owned_share(v, i, name, &p->value));
-        else if (p->shard.ndim == 1) TR_TRY(v->rows(v->self, i, name, &p->shard, 0, p->shard.dim[0], 0, p->value.dim[0]));
-        else TR_TRY(v->rows(v->self, i, name, &p->shard, 0, p->shard.dim[0], p->shard_begin, p->value.dim[0]));
+        else TR_TRY(tr_owned_part(v, i, name, &p->shard, p->shard.ndim == 1 ? 0 : p->shard_begin, p->value.dim[0], j->net->sharded ? 0 : j->data->rank, j->net->sharded ? 1 : j->data->size));
         TR_TRY(opt_visit_owned(j->opt, i, v));
     }
     struct progress_owner o = { v, j->net->n_params };

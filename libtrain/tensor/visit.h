@@ -26,5 +26,7 @@ struct tr_owned {
 
 /* Lists this rank's share of a tensor that every rank has whole: even parts of its first dimension; a vector is one rank's. */
 int tr_owned_share(const struct tr_owned *v, int64_t group, const char *name, const struct tr_tensor *t);
+/* The same of t that are rows [begin, begin + t->dim[0]) of `whole`, which `holders` ranks have, this one the holder-th of them. */
+int tr_owned_part(const struct tr_owned *v, int64_t group, const char *name, const struct tr_tensor *t, int64_t begin, int64_t whole, int holder, int holders);
 
 #endif

@@ -63,6 +63,17 @@ grid 2 2 2 --set run.dir=go --resume
 same "from a grid to 3 stages and back" one go
 rm -rf go
 
+# Snapshots in memory, of which the keeper writes those for the disk: the same losses, and one rank goes on from each.
+for layout in $(few 1/3/0/none 1/2/0/alg2 2/2/0/none 2/2/1/alg2); do
+    IFS=/ read -r d p z v <<<"$layout"
+    for every in 0 1; do grid "$d" "$p" "$z" --set run.dir=m$every --set parallel.vocabulary="$v" --set checkpoint.memory_every=$every --set train.stop_at=2; done
+    same "losses with snapshots in memory, $d pipelines of $p stages, ZeRO $z, $v" m0 m1
+    if command -v h5diff >/dev/null; then
+        expect "the same snapshot by the keeper" "$(for g in param optimizer; do h5diff m0/snapshots/step-00000002.h5 m1/snapshots/step-00000002.h5 /$g /$g 2>&1; done | head -n 3)" ""
+    fi
+    rm -rf m0 m1
+done
+
 # What rank 0's stage was foretold it uses (snapshots and evaluation apart).
 piped 3 --set run.dir=f --set checkpoint.every=0 --set train.eval_every=0 --set data.valid=
 foretold=$(grep -oE '"peak": *[0-9]+' f/plan.json | head -n 1 | grep -oE '[0-9]+')
@@ -72,7 +83,7 @@ expect "the first stage's peak is the forecast's" "$used" "$foretold"
 refused "more stages than layers" 2 'set parallel.pipeline to at most 5' 6 run a.ini --set parallel.pipeline=6 --set run.dir=no
 refused "ranks that do not fill the grid" 2 'parallel.data x parallel.pipeline = 2 x 2 = 4' 3 run a.ini --set parallel.pipeline=2 --set parallel.data=2 --set run.dir=no
 refused "ZeRO 3 inside a stage" 2 'set parallel.zero = 2' 4 run a.ini --set parallel.pipeline=2 --set parallel.data=2 --set parallel.zero=3 --set run.dir=no
-refused "snapshots in memory" 2 'checkpoint.memory_every = 0' 2 run a.ini --set parallel.pipeline=2 --set checkpoint.memory_every=1 --set run.dir=no
+refused "snapshots in memory of layers in turn" 2 'checkpoint.memory_every = 0' 2 run a.ini --set parallel.pipeline=2 --set checkpoint.memory_every=1 --set optimizer.name=lisa --set run.dir=no
 refused "zeroth order" 2 'learn from losses' 2 run a.ini --set parallel.pipeline=2 --set optimizer.name=zo-sgd --set run.dir=no
 refused "curvature probes" 2 'curvature probe' 2 run a.ini --set parallel.pipeline=2 --set optimizer.name=sophia-g --set run.dir=no
 
