@@ -162,6 +162,7 @@ int forecast_write(const struct job *j, const struct forecast *f, const char *fo
     struct tr_buf text = { 0 };
     json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "steps", (json_int_t)j->steps, "parameters", (json_int_t)tr_shape_params(&j->shape), "peak", (json_int_t)f->ledger.peak,
                           "peak_rss", (json_int_t)f->peak_rss, "optimizer", (json_int_t)f->state[TR_OPTIMIZER], "optimizer_formula", (json_int_t)f->formula);
+    if (f->peaks[1]) json_object_set_new(o, "peak_ranks", json_pack("[I,I]", (json_int_t)f->peaks[0], (json_int_t)f->peaks[1]));
     char *line = json_dumps(o, JSON_COMPACT);
     int rc = tr_buf_printf(&text, "%s\n", line ? line : "{}");
     if (rc == TR_OK) rc = tr_write_file(folder, "plan.json", &text);
@@ -183,6 +184,39 @@ int forecast_read(struct forecast_note *out, const char *folder)
     json_decref(o);
     free(path);
     return TR_OK;
+}
+
+int forecast_of_rank(struct job *j, int rank, struct forecast *out)
+{
+    struct tr_comm *comm = j->comm, *data = j->data, *pipe = j->pipe, like = { .kind = comm->kind, .local = 1, .doing = "" }, line[3] = { like, like, like };
+    int stages = (int)j->r->parallel.pipeline, share = (int)j->r->parallel.data, was = j->stages;
+    line[0].size = share * stages, line[1].size = share, line[2].size = stages;
+    line[0].rank = rank, line[1].rank = rank % share, line[2].rank = rank / share;
+    j->comm = &line[0];
+    j->data = share > 1 ? &line[1] : data;
+    j->pipe = &line[2];
+    j->stages = stages;
+    int rc = job_resolve(j, j->micro_batch, j->recompute);
+    if (rc == TR_OK) rc = forecast_run(j, out);
+    j->comm = comm;
+    j->data = data;
+    j->pipe = pipe;
+    j->stages = was;
+    return rc;
+}
+
+int forecast_span(struct forecast *f, struct tr_comm *c)
+{
+    double mine = (double)f->ledger.peak, *all;
+    TR_TRY(tr_calloc(&all, (size_t)c->size, sizeof *all));
+    int rc = tr_comm_each(c, &mine, 1, all);
+    f->peaks[0] = f->peaks[1] = f->ledger.peak;
+    for (int r = 0; r < c->size && rc == TR_OK; r++) {
+        if ((size_t)all[r] < f->peaks[0]) f->peaks[0] = (size_t)all[r];
+        if ((size_t)all[r] > f->peaks[1]) f->peaks[1] = (size_t)all[r];
+    }
+    free(all);
+    return rc;
 }
 
 int forecast_fit(struct job *j, struct forecast *out)

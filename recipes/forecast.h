@@ -18,6 +18,7 @@ struct forecast {
     size_t held[2];                /* most bytes of gradients in each of the two */
     int64_t refresh;               /* updates from one refresh of the subspaces to the next, where gradients are summed in them; else 0 */
     size_t dealt_least, dealt_most;   /* see struct job */
+    size_t peaks[2];               /* forecast_span: the least and the most peak of all ranks */
     size_t formula;                /* optimizer state by the kinds' formulas */
     struct { size_t total, at[TR_CATEGORIES]; } phase[FORECAST_PHASES];   /* the fullest moment of each */
 };
@@ -30,9 +31,15 @@ int forecast_run(struct job *j, struct forecast *out);
  * the other optimizer forgotten. NULL changes nothing. */
 int forecast_with(struct job *j, const char *set, struct forecast *out);
 
+/* The same of one rank of the recipe's data x pipeline ranks, which are not there. The job is of one rank. */
+int forecast_of_rank(struct job *j, int rank, struct forecast *out);
+
 /* The forecast of the run as it will be: with memory.recompute = auto the least recomputation that fits the budget is
  * chosen and kept in the job. TR_EBUDGET when nothing fits. */
 int forecast_fit(struct job *j, struct forecast *out);
+
+/* Ranks differ, those of a pipeline most: peaks. Collective. */
+int forecast_span(struct forecast *f, struct tr_comm *c);
 
 /* TR_EBUDGET when the forecast is above memory.budget: the largest items, and what would save how much, each forecast too. */
 int forecast_check(struct job *j, const struct forecast *f);

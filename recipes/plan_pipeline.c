@@ -6,7 +6,7 @@
 #include "parallel/cut.h"
 #include "parallel/schedule/schedule.h"
 #include "recipes/commands.h"
-#include "recipes/job.h"
+#include "recipes/forecast.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -293,6 +293,40 @@ static void print_head(const struct recipe *r, const struct tr_shape *s, const s
            r->device.flops > 0 ? "" : " (measured here)", r->device.link, r->device.latency);
 }
 
+/* ---- the run's own code, without memory, as each rank in turn */
+
+enum { MOST_RANKS = 64 };   /* of which each is shown */
+
+/* [ranks], or NULL where there is no data to train on or the ranks are too many. */
+static int forecast_ranks(struct job *j, struct forecast **out)
+{
+    const struct recipe *r = j->r;
+    int n = (int)(r->parallel.data * r->parallel.pipeline), rc;
+    *out = NULL;
+    if (!r->data.train[0] || n > MOST_RANKS || n < 2 || j->comm->size > 1) return TR_OK;
+    TR_TRY(job_tokenizer(j, false));
+    TR_TRY(job_data(j, true));
+    TR_TRY(tr_calloc(out, (size_t)n, sizeof **out));
+    for (int k = 0; k < n; k++) TR_GO(forecast_of_rank(j, k, &(*out)[k]));
+    return TR_OK;
+done:
+    free(*out);
+    *out = NULL;
+    return rc;
+}
+
+static void print_ledgers(const struct forecast *f, int n)
+{
+    printf("\nwhat the run counts, to the byte, at each rank's peak (snapshots to disk and evaluation apart), in MB:\n%-5s", "rank");
+    for (int c = 0; c < TR_CATEGORIES; c++) printf(" %13s", tr_category_name((enum tr_category)c));
+    printf(" %9s %9s\n", "peak", "resident");
+    for (int k = 0; k < n; k++) {
+        printf("%-5d", k);
+        for (int c = 0; c < TR_CATEGORIES; c++) printf(" %13.1f", (double)f[k].ledger.at_peak[c] / 1e6);
+        printf(" %9.1f %9.1f\n", (double)f[k].ledger.peak / 1e6, (double)f[k].peak_rss / 1e6);
+    }
+}
+
 static json_t *numbers(const double *x, int n)
 {
     json_t *a = json_array();
@@ -300,7 +334,7 @@ static json_t *numbers(const double *x, int n)
     return a;
 }
 
-static void print_json(const struct pipeline *p, const struct recipe *r, const struct model *m, double most, bool fits)
+static void print_json(const struct pipeline *p, const struct recipe *r, const struct model *m, const struct forecast *f, double most, bool fits)
 {
     int ranks = p->schedule.ranks;
     json_t *o = json_pack("{s:b,s:I,s:I,s:f,s:f,s:f,s:f,s:b}", "simulated", 1, "ranks", (json_int_t)(ranks * r->parallel.data), "peak", (json_int_t)most, "seconds", p->seconds, "bubble", p->time.bubble,
@@ -308,6 +342,9 @@ static void print_json(const struct pipeline *p, const struct recipe *r, const s
     json_object_set_new(o, "total", numbers(p->total, ranks));
     json_object_set_new(o, "weights_and_state", numbers(p->weights, ranks));
     json_object_set_new(o, "activations", numbers(p->time.peak, ranks));
+    json_t *ledger = json_array();
+    for (int64_t k = 0; f && k < ranks * r->parallel.data; k++) json_array_append_new(ledger, json_integer((json_int_t)f[k].ledger.peak));
+    json_object_set_new(o, "ledger", ledger);
     json_dumpf(o, stdout, JSON_REAL_PRECISION(6) | JSON_COMPACT);
     putchar('\n');
     json_decref(o);
@@ -318,14 +355,16 @@ int recipe_plan_schedule(struct recipe *r, const char *svg, bool json)
     struct job j = { 0 };
     struct pipeline p = { 0 };
     struct model m;
+    struct forecast *ranks = NULL;
     const char *name = par_schedule_names()[r->parallel.schedule];
     int rc;
     TR_GO(shape_of(&j, r));
+    TR_GO(forecast_ranks(&j, &ranks)); /* before anything starts threads: it forks */
     TR_GO(measure(&m, r, &j.shape));
     TR_GO(build(&p, r, &j.shape, &m, name, (enum par_vocabulary)r->parallel.vocabulary, CUT_BY_COST));
     double most = range_of(p.total, p.schedule.ranks).most, budget = (double)r->memory.budget;
     bool fits = budget <= 0 || most <= budget;
-    if (json) print_json(&p, r, &m, most, fits);
+    if (json) print_json(&p, r, &m, ranks, most, fits);
     if (!json) {
         print_head(r, &j.shape, &m);
         printf("%s, vocabulary parallelism %s, %d micro-batches of %.0f tokens; layers cut by %s\n\n", name, ((const char *[]){ "none", "alg1", "alg2" })[r->parallel.vocabulary], p.schedule.micros, m.tokens,
@@ -334,11 +373,13 @@ int recipe_plan_schedule(struct recipe *r, const char *svg, bool json)
     }
     TR_GO(draw(&p, svg, json));
     if (!json) print_summary(&p, r, &m);
+    if (!json && ranks) print_ledgers(ranks, (int)(r->parallel.data * r->parallel.pipeline));
     if (!fits)
         rc = tr_fail(TR_EBUDGET, "memory budget %.2f GB (%s): the largest rank would need %.2f GB, simulated (weights with gradients and state %.2f GB at most, activations %.2f GB at most); "
                      "more stages, parallel.zero, memory.recompute = block, schedule v-half or a smaller train.micro_batch save memory", budget / 1e9, r->path, most / 1e9,
                      range_of(p.weights, p.schedule.ranks).most / 1e9, range_of(p.time.peak, p.schedule.ranks).most / 1e9);
 done:
+    free(ranks);
     release(&p);
     job_release(&j);
     return rc;

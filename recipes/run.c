@@ -192,6 +192,7 @@ static void say_start(const struct job *j, const struct forecast *f)
         tr_info("%" PRId64 " micro-batches a step: gradients are kept between them (%.0f MB) and used at the last", j->micro_batches, 4e-6 * (double)tr_shape_params(&j->shape));
     if (tr_device()) tr_info("needs %.0f MB, on the device %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->device / 1e6, items);
     else tr_info("needs %.0f MB, resident at most %.0f MB: %s", (double)f->ledger.peak / 1e6, (double)f->peak_rss / 1e6, items);
+    if (f->peaks[1]) tr_info("that is rank 0; the %d ranks need %.0f to %.0f MB each", j->comm->size, (double)f->peaks[0] / 1e6, (double)f->peaks[1] / 1e6);
 }
 
 /* The state as the origin has it. */
@@ -234,9 +235,10 @@ static int start(struct running *s, struct recipe *r, const char *resume)
     TR_GO(job_tokenizer(j, false));
     TR_GO(job_data(j, true));
     TR_GO(forecast_fit(j, &f));
-    say_start(j, &f);
     TR_GO(recipe_print(r, &s->config));
     TR_GO(same_everywhere(s));
+    if (j->comm->size > 1) TR_GO(forecast_span(&f, j->comm));
+    say_start(j, &f);
     bool anew = !o.path && o.version < 0;
     if (s->writes) {
         TR_GO(tr_mkdirs(r->run.dir));

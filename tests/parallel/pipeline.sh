@@ -74,11 +74,17 @@ for layout in $(few 1/3/0/none 1/2/0/alg2 2/2/0/none 2/2/1/alg2); do
     rm -rf m0 m1
 done
 
-# What rank 0's stage was foretold it uses (snapshots and evaluation apart).
-piped 3 --set run.dir=f --set checkpoint.every=0 --set train.eval_every=0 --set data.valid=
-foretold=$(grep -oE '"peak": *[0-9]+' f/plan.json | head -n 1 | grep -oE '[0-9]+')
-used=$(tail -n 1 f/metrics.jsonl | grep -oE '"peak":[0-9]+' | head -n 1 | cut -d: -f2)
-expect "the first stage's peak is the forecast's" "$used" "$foretold"
+# What each rank was foretold it uses, by the run itself and by a plan without mpirun (snapshots and evaluation apart).
+span() { tr -d '[] ' | tr , '\n' | sort -n | sed -n '1p;$p' | tr '\n' ' '; }
+for layout in $(few 1/3/0/none/1f1b 1/2/0/alg2/v-half 2/2/2/none/interleaved); do
+    IFS=/ read -r d p z v k <<<"$layout"
+    sets=(--set parallel.data="$d" --set parallel.pipeline="$p" --set parallel.zero="$z" --set parallel.vocabulary="$v" --set parallel.schedule="$k" --set checkpoint.every=0 --set train.eval_every=0
+        --set data.valid= --set train.batch=12 --set run.dir=f)
+    ranks $((d * p)) run a.ini "${sets[@]}"
+    used=$(tail -n 1 f/metrics.jsonl | grep -oE '"memory_ranks":\{"peak":\[[0-9, ]+' | cut -d[ -f2 | span)
+    expect "peaks of $d pipelines of $p stages, ZeRO $z, $v, $k are the run's forecast" "$used" "$(grep -oE '"peak_ranks": *\[[0-9, ]+' f/plan.json | cut -d[ -f2 | span)"
+    expect "and the plan's" "$used" "$("$train" plan a.ini "${sets[@]}" --json | grep -oE '"ledger":\[[0-9,]+' | cut -d[ -f2 | span)"
+done
 
 refused "more stages than layers" 2 'set parallel.pipeline to at most 5' 6 run a.ini --set parallel.pipeline=6 --set run.dir=no
 refused "ranks that do not fill the grid" 2 'parallel.data x parallel.pipeline = 2 x 2 = 4' 3 run a.ini --set parallel.pipeline=2 --set parallel.data=2 --set run.dir=no
