@@ -19,6 +19,8 @@ struct pipeline {
     struct slot *slot;              /* [chunks][slots]: micro-batch m of a chunk has slot m % slots */
     struct tr_feed *feed;           /* micro-batch m has feed m % feeds */
     int slots, feeds;
+    void (*before)(void *self, const struct par_step *k);   /* pipeline_watch */
+    void *self;
     struct vocabulary *vocabulary;  /* NULL: the first and the last stage have it whole */
 };
 
@@ -372,11 +374,22 @@ static int do_step(struct walk *w, const struct par_step *k)
     return rc;
 }
 
+void pipeline_watch(struct pipeline *p, void (*before)(void *self, const struct par_step *k), void *self)
+{
+    p->before = before;
+    p->self = self;
+}
+
 int pipeline_step(struct job *j, struct update *u, int64_t counted, double *losses, double *tokens)
 {
     struct walk w = { .j = j, .u = u, .counted = counted, .losses = losses };
-    const struct par_steps *t = &j->pipeline->steps;
-    for (int64_t i = t->row[j->pipe->rank]; i < t->row[j->pipe->rank + 1]; i++) TR_TRY(do_step(&w, &t->step[i]));
+    const struct pipeline *p = j->pipeline;
+    const struct par_steps *t = &p->steps;
+    for (int64_t i = t->row[j->pipe->rank]; i < t->row[j->pipe->rank + 1]; i++) {
+        if (p->before) p->before(p->self, &t->step[i]);
+        TR_TRY(do_step(&w, &t->step[i]));
+    }
+    if (p->before) p->before(p->self, NULL);
     *tokens = j->pipe->rank == 0 ? w.tokens : 0;
     return TR_OK;
 }

@@ -24,6 +24,9 @@ void pipeline_free(struct pipeline *p);
 /* This rank's micro-batches forward and backward; losses: [micro-batches], set on the last stage; *tokens: those of them, on the first
  * rank. Collective. */
 int pipeline_step(struct job *j, struct update *u, int64_t counted, double *losses, double *tokens);
+/* Calls `before` before each step of the table that pipeline_step does, and with NULL behind the last. */
+struct par_step;
+void pipeline_watch(struct pipeline *p, void (*before)(void *self, const struct par_step *k), void *self);
 /* Loss of the micro-batch that `feed` holds on every stage, forward alone; set on the last. Collective. */
 int pipeline_loss(struct job *j, struct tr_feed *feed, double *loss);
 

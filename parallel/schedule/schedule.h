@@ -69,6 +69,11 @@ int par_schedule_lower(struct par_steps *out, const struct par_schedule *s);
 int par_steps_check(const struct par_steps *t, const struct par_schedule *s);
 void par_steps_release(struct par_steps *t);
 
+/* What a step does to the bytes of its rank: the most there are beside those before it, and how many more there are behind it. */
+struct par_bytes { double during, after; };
+/* The most bytes that a rank's steps hold, message buffers and the pass under way among them. */
+double par_steps_peak(const struct par_steps *t, int rank, struct par_bytes (*of)(void *self, const struct par_step *k), void *self);
+
 /* What passes cost; any unit. */
 struct par_costs {
     const double *seconds[PAR_PASSES];   /* F, B, W: [stages]; S, T: [ranks]. Without a split, B takes B and W */

@@ -41,6 +41,17 @@ double par_schedule_peak(const struct par_schedule *s, const struct par_costs *c
     return most;
 }
 
+double par_steps_peak(const struct par_steps *t, int rank, struct par_bytes (*of)(void *self, const struct par_step *k), void *self)
+{
+    double now = 0, most = 0;
+    for (int64_t i = t->row[rank]; i < t->row[rank + 1]; i++) {
+        struct par_bytes b = of(self, &t->step[i]);
+        if (now + b.during > most) most = now + b.during;
+        now += b.after;
+    }
+    return most;
+}
+
 /* When what a pass needs is on its rank. */
 static double arrival(const struct par_schedule *s, const struct par_costs *c, int rank, const struct par_pass *p, const struct par_need *n, double end)
 {
