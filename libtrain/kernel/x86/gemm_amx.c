@@ -92,8 +92,11 @@ static void turn_rows(const struct shape *s, tr_word *copy, int64_t i, int64_t e
             tr_word woven[WORDS * ROWS] __attribute__((aligned(64)));
             const uint16_t *from = (const uint16_t *)a->data + (k0 + w * 2) * a->ld + j;
             bool whole = j + ROWS <= end && n - w * 2 >= WORDS * 2;
-            for (int64_t k = 0; whole && k < WORDS; k++, from += 2 * a->ld)
+            for (int64_t k = 0; whole && k < WORDS; k++, from += 2 * a->ld) {
+                _mm_prefetch(from + 2 * WORDS * a->ld, _MM_HINT_T0);    /* of the next unit of words */
+                _mm_prefetch(from + (2 * WORDS + 1) * a->ld, _MM_HINT_T0);
                 for (int64_t v = 0; v < ROWS; v += LANES) store_lanes(woven + k * ROWS + v, weave_lanes(from, from + a->ld, v, 2));
+            }
             if (!whole) pack_by_rows(woven, ROWS, WORDS, a, k0 + w * 2, least(n - w * 2, WORDS * 2), j, least(ROWS, end - j), 2);
             transpose((float *)copy + (j - i) * words + w, words, (const float *)woven, ROWS, WORDS, ROWS);
         }
