@@ -7,10 +7,15 @@
  * Two slots: while one is filled the other has a complete version. All ranks begin the same versions, and a version is complete
  * before the ranks add up the figures of the next step (ckpt_capture_settle comes before): so each knows without a message that
  * the others have it, too, when it needs a slot again. What is to go to disk is written by the keeper (checkpoint/keeper.h); a
- * slot that it has yet to write is not reused. */
+ * slot that it has yet to write is not reused.
+ *
+ * With an erasure code over nodes (checkpoint/nodes.h) a version is complete when what protects it is there, too: it is computed
+ * between the end of the copies and that sum (ckpt_capture_protect). Then each node has an object of its own, no keeper writes to
+ * disk, and what remains of killed ranks stays until a resume takes it. */
 #ifndef CKPT_CAPTURE_H
 #define CKPT_CAPTURE_H
-#include "checkpoint/shared.h"
+#include "checkpoint/nodes.h"
+#include "checkpoint/source.h"
 #include "libtrain/comm/comm.h"
 #include "libtrain/tensor/visit.h"
 
@@ -19,7 +24,7 @@ typedef int (*ckpt_owned)(void *self, const struct tr_owned *v);
 
 struct ckpt_capture_setup {
     const char *folder;              /* of the run */
-    struct tr_comm *comm;            /* ranks of one machine */
+    struct ckpt_nodes nodes;         /* all ranks, and how they lie on nodes */
     ckpt_owned owned;                /* lists this rank's state; the same tensors at the same places each time */
     void *self;
     int64_t groups;                  /* groups are below; words may have this one */
@@ -30,10 +35,13 @@ struct ckpt_capture_setup {
 /* Counts this rank's share of the shared memory in the ledger (snapshot); nothing is allocated yet. */
 int ckpt_capture_new(struct ckpt_capture **out, const struct ckpt_capture_setup *setup);
 
-/* Makes the shared memory, or goes on with what an earlier process of this run left: `left` (rank 0; may be NULL; taken over)
+/* Makes the shared memory, or goes on with what an earlier process of this run left: `left` (a node's first rank; may be NULL; taken over)
  * when it has the same layout, else it is removed. *version: the one to resume from, or -1; -2 is returned in it when it is in
- * memory of another layout, which rank 0 has then written to disk. Collective. */
+ * memory of another layout, which rank 0 has then written to disk. Of several nodes: nodes that have lost *version get it
+ * again from the others; another layout is refused (TR_EINPUT). Collective. */
 int ckpt_capture_attach(struct ckpt_capture *c, struct ckpt_shared *left, int64_t *version);
+/* The version as ckpt_load_source reads it. Collective. */
+int ckpt_capture_source(const struct ckpt_capture *c, int64_t version, struct ckpt_source *src);
 /* After the state was restored, or is new (step 0): forgets all versions but those up to `step` that are complete, and starts
  * the thread and, on rank 0, the keeper where there is none. in_memory: the state came from there. Collective. */
 int ckpt_capture_start(struct ckpt_capture *c, int64_t step, bool in_memory);
@@ -44,8 +52,10 @@ const struct ckpt_shared *ckpt_capture_shared(const struct ckpt_capture *c);
 int ckpt_capture_begin(struct ckpt_capture *c, int64_t step, bool to_disk);
 /* Before parameter `group` or its state changes. c may be NULL in both. */
 void ckpt_capture_gate(struct ckpt_capture *c, int64_t group);
-/* Before anything else of it changes, and before the figures of a step are added up over ranks. */
+/* Before anything else of it changes. */
 void ckpt_capture_settle(struct ckpt_capture *c);
+/* Before the figures of a step are added up over ranks: all copies are there, and what protects them. Collective. */
+int ckpt_capture_protect(struct ckpt_capture *c);
 /* One figure of that sum: what rank 0 knows of the disk, so that all decide alike. */
 double ckpt_capture_say(struct ckpt_capture *c);
 void ckpt_capture_hear(struct ckpt_capture *c, double sum);

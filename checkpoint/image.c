@@ -47,8 +47,39 @@ static int add_rank(struct ckpt_image *img, uint32_t rank, size_t *cap)
         p->e = e[i]; /* a copy: what was checked cannot change any more */
         if (!is_sound(&p->e, size->payload)) return damaged(img, "an entry lies outside of it");
         p->data = ckpt_slot_payload(img->s, rank, slot) + p->e.at;
+        p->rank = (int)rank;
     }
     return TR_OK;
+}
+
+int ckpt_image_part(struct ckpt_image *img, const struct ckpt_shared *s, uint32_t rank, int64_t version)
+{
+    size_t cap = 0;
+    *img = (struct ckpt_image){ .s = s, .version = version };
+    return add_rank(img, rank, &cap);
+}
+
+/* The list of rank r of all to everybody. */
+static int share_list(struct ckpt_image *img, int r, const struct ckpt_image *mine, size_t *cap)
+{
+    const size_t most = (size_t)1 << 24;
+    bool own = r == img->comm->rank;
+    uint64_t n = mine->n;
+    struct ckpt_entry *list = NULL;
+    int rc;
+    TR_GO(tr_comm_words(img->comm, &n, 1, r));
+    if (n > most) TR_GO(damaged(img, "a list is too long"));
+    TR_GO(tr_calloc(&list, n + 1, sizeof *list));
+    for (size_t i = 0; own && i < n; i++) list[i] = mine->part[i].e;
+    TR_GO(tr_comm_bytes(img->comm, list, n * sizeof *list, r));
+    for (size_t i = 0; i < n; i++) {
+        TR_GO(tr_grow(&img->part, img->n, cap, sizeof *img->part));
+        img->part[img->n++] = (struct ckpt_part_of){ list[i], own ? mine->part[i].data : NULL, r };
+        if (!is_sound(&list[i], UINT64_MAX)) TR_GO(damaged(img, "an entry lies outside of it"));
+    }
+done:
+    free(list);
+    return rc;
 }
 
 static int by_place(const void *a, const void *b)
@@ -78,11 +109,8 @@ static bool covers(const struct ckpt_part_of *p, size_t n)
     return next == p->e.dim[0];
 }
 
-int ckpt_image_open(struct ckpt_image *img, const struct ckpt_shared *s, int64_t version)
+static int put_together(struct ckpt_image *img)
 {
-    size_t cap = 0;
-    *img = (struct ckpt_image){ .s = s, .version = version };
-    for (uint32_t r = 0; r < s->head->ranks; r++) TR_TRY(add_rank(img, r, &cap));
     if (!img->n) return damaged(img, "it is empty");
     qsort(img->part, img->n, sizeof *img->part, by_place);
     for (size_t i = 0, n; i < img->n; i += n) {
@@ -90,6 +118,34 @@ int ckpt_image_open(struct ckpt_image *img, const struct ckpt_shared *s, int64_t
         if (!covers(&img->part[i], n)) return damaged(img, img->part[i].e.name);
     }
     return TR_OK;
+}
+
+int ckpt_image_open(struct ckpt_image *img, const struct ckpt_shared *s, int64_t version)
+{
+    size_t cap = 0;
+    *img = (struct ckpt_image){ .s = s, .version = version };
+    for (uint32_t r = 0; r < s->head->ranks; r++) TR_TRY(add_rank(img, r, &cap));
+    return put_together(img);
+}
+
+int ckpt_image_gather(struct ckpt_image *img, const struct ckpt_shared *s, int64_t version, const struct ckpt_nodes *n)
+{
+    struct ckpt_image mine;
+    size_t cap = 0;
+    *img = (struct ckpt_image){ .s = s, .version = version, .comm = n->comm };
+    int rc = ckpt_image_part(&mine, s, (uint32_t)(n->comm->rank % n->per), version);
+    for (int r = 0; r < n->comm->size && rc == TR_OK; r++) rc = share_list(img, r, &mine, &cap);
+    ckpt_image_release(&mine);
+    return rc == TR_OK ? put_together(img) : rc;
+}
+
+int ckpt_image_read(const struct ckpt_image *img, const struct ckpt_part_of *p, size_t at, size_t n, void *to)
+{
+    if (p->data) {
+        memcpy(to, p->data + at, n);
+        ckpt_image_forget(p->data + at, n);
+    }
+    return img->comm ? tr_comm_bytes(img->comm, to, n, p->rank) : TR_OK;
 }
 
 void ckpt_image_forget(const void *data, size_t bytes)
@@ -104,6 +160,7 @@ int ckpt_image_verify(const struct ckpt_image *img)
     for (size_t i = 0; i < img->n; i++) {
         const struct ckpt_part_of *p = &img->part[i];
         uint32_t crc = 0;
+        if (!p->data) continue;
         for (size_t at = 0; at < p->e.bytes; at += EACH) {
             size_t n = p->e.bytes - at < EACH ? p->e.bytes - at : EACH;
             crc = tr_crc32c(crc, p->data + at, n);

@@ -222,7 +222,7 @@ int ckpt_keeper_run(const char *folder)
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
-    TR_TRY(ckpt_shared_open(&s, folder));
+    TR_TRY(ckpt_shared_open(&s, folder, 0));
     if (!s) return tr_fail(TR_EINPUT, "no snapshots in memory for '%s': `train run` starts the keeper itself where checkpoint.memory_every asks for it", folder);
     if (ckpt_shared_lock(s, CKPT_KEEPER, true)) keep(s);
     ckpt_shared_close(s);
@@ -234,22 +234,28 @@ int ckpt_keeper_run(const char *folder)
 int64_t ckpt_keeper_of(const char *folder)
 {
     struct ckpt_shared *s;
-    if (ckpt_shared_open(&s, folder) != TR_OK || !s) return 0;
+    if (ckpt_shared_open(&s, folder, 0) != TR_OK || !s) return 0;
     int64_t pid = ckpt_shared_holder(s, CKPT_KEEPER, NULL);
     ckpt_shared_close(s);
     return pid;
 }
 
-int64_t ckpt_keeper_newest(const char *folder, char name[32])
+int64_t ckpt_keeper_newest(const char *folder, uint32_t nodes, char name[32])
 {
     struct ckpt_shared *s;
+    int64_t newest = -1;
     name[0] = 0;
-    if (ckpt_shared_open(&s, folder) != TR_OK || !s) return -1;
-    int64_t step = ckpt_shared_newest(s, INT64_MAX);
-    memcpy(name, s->name, 32);
-    ckpt_shared_close(s);
-    return step;
+    for (uint32_t i = 0; i < nodes; i++) {
+        if (ckpt_shared_open(&s, folder, i) != TR_OK || !s) continue;
+        int64_t step = ckpt_shared_newest(s, INT64_MAX);
+        newest = step > newest ? step : newest;
+        if (!name[0]) memcpy(name, s->name, 32);
+        ckpt_shared_close(s);
+    }
+    return newest;
 }
+
+bool ckpt_keeper_supervised(void) { return getenv(SUPERVISOR) != NULL; }
 
 int ckpt_keeper_dismiss(const char *folder, double seconds)
 {
@@ -257,8 +263,10 @@ int ckpt_keeper_dismiss(const char *folder, double seconds)
     double until = tr_now() + seconds;
     for (;; usleep(20000)) {
         struct ckpt_shared *s;
-        TR_TRY(ckpt_shared_open(&s, folder));
-        if (!s) break;
+        TR_TRY(ckpt_shared_open(&s, folder, 0));
+        bool keeps = s && !s->head->sets.data; /* on several nodes it stays for a resume */
+        if (!keeps) ckpt_shared_close(s);
+        if (!keeps) break;
         atomic_store(&s->head->supervisor, 0);
         int rc = tr_now() > until ? tr_fail(TR_EFAIL, "the newest snapshot is in memory alone and could not be written (%s/keeper.log): make room; `train run --resume` finds it until the machine restarts", folder)
                                   : ckpt_keeper_ensure(&k, s);

@@ -29,7 +29,8 @@ void ckpt_keeper_note_supervisor(struct ckpt_head *h);
 void ckpt_keeper_become_supervisor(int64_t pid);   /* of the processes that this one starts from now on */
 /* The keeper of a folder, 0: none. Its newest complete version in memory, -1: none; *name: the object's. */
 int64_t ckpt_keeper_of(const char *folder);
-int64_t ckpt_keeper_newest(const char *folder, char name[32]);
+int64_t ckpt_keeper_newest(const char *folder, uint32_t nodes, char name[32]);   /* of the first `nodes`: what each holds for itself */
+bool ckpt_keeper_supervised(void);                 /* whether this process is a supervisor's */
 /* No launch follows: waits until the keeper has written what is in memory and has removed it, `seconds` at most. */
 int ckpt_keeper_dismiss(const char *folder, double seconds);
 

@@ -18,7 +18,7 @@
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "words in shared memory need atomics without locks");
 
 enum { PAGE = 4096, TABLE = 1024 /* where the ranks' table begins */, ALIGN = 64 };
-static const char MAGIC[16] = "train memory 1\n";
+static const char MAGIC[16] = "train memory 2\n";
 static const uint64_t MOST = (uint64_t)1 << 46;
 _Static_assert(sizeof(struct ckpt_head) <= TABLE, "the head has grown into the table");
 
@@ -26,10 +26,20 @@ static uint64_t page_up(uint64_t bytes) { return (bytes + PAGE - 1) & ~(uint64_t
 static uint64_t entries_bytes(uint64_t entries) { return page_up(ALIGN + entries * sizeof(struct ckpt_entry)); }
 static uint64_t slot_bytes(const struct ckpt_size *size) { return entries_bytes(size->entries) + page_up(size->payload); }
 
-uint64_t ckpt_shared_rank_bytes(const struct ckpt_size *size) { return CKPT_SLOTS * slot_bytes(size); }
+static uint64_t parity_bytes(const struct ckpt_size *size) { return size->parity ? PAGE + page_up(size->parity) : 0; }
+
+uint64_t ckpt_shared_slot_bytes(const struct ckpt_size *size) { return slot_bytes(size); }
+uint64_t ckpt_shared_rank_bytes(const struct ckpt_size *size) { return CKPT_SLOTS * (slot_bytes(size) + parity_bytes(size)); }
 static uint64_t recipe_room(size_t recipe) { return page_up(2 * recipe + 1); }
 static uint64_t recipe_at(uint32_t ranks) { return page_up(TABLE + ranks * sizeof(struct ckpt_place)); }
 uint64_t ckpt_shared_head_bytes(uint32_t ranks, size_t recipe) { return recipe_at(ranks) + recipe_room(recipe); }
+
+/* The file in the run folder that names a node's object. */
+static const char *file_of(uint32_t node, char text[24])
+{
+    snprintf(text, 24, node ? ".memory-%" PRIu32 : ".memory", node);
+    return text;
+}
 
 static uint32_t head_crc(const struct ckpt_head *h)
 {
@@ -37,10 +47,11 @@ static uint32_t head_crc(const struct ckpt_head *h)
     return tr_crc32c(crc, (const char *)h + TABLE, h->ranks * sizeof(struct ckpt_place));
 }
 
-static int new_shared(struct ckpt_shared **out, const char *folder)
+static int new_shared(struct ckpt_shared **out, const char *folder, uint32_t node)
 {
     TR_TRY(tr_calloc(out, 1, sizeof **out));
     (*out)->fd = -1;
+    (*out)->node = node;
     int rc = tr_strdup(&(*out)->folder, folder);
     if (rc != TR_OK) free(*out);
     return rc;
@@ -86,13 +97,14 @@ static int name_object(struct ckpt_shared *s)
     if (getrandom(&r, sizeof r, 0) != sizeof r) return tr_fail(TR_EFAIL, "no random name for shared memory: %s", strerror(errno));
     snprintf(s->name, sizeof s->name, "/train-%016" PRIx64, r);
     struct tr_buf text = { 0 };
+    char file[24];
     int rc = tr_buf_printf(&text, "%s\n", s->name);
-    if (rc == TR_OK) rc = tr_write_file(s->folder, ".memory", &text);
+    if (rc == TR_OK) rc = tr_write_file(s->folder, file_of(s->node, file), &text);
     tr_buf_release(&text);
     return rc;
 }
 
-static void write_head(struct ckpt_shared *s, const struct ckpt_size *size, uint32_t ranks, size_t recipe, const struct stat *folder)
+static void write_head(struct ckpt_shared *s, const struct ckpt_sets *sets, const struct ckpt_size *size, uint32_t ranks, size_t recipe, const struct stat *folder)
 {
     struct ckpt_head *h = s->head;
     uint64_t at = ckpt_shared_head_bytes(ranks, recipe);
@@ -107,17 +119,18 @@ static void write_head(struct ckpt_shared *s, const struct ckpt_size *size, uint
     h->recipe_at = recipe_at(ranks);
     h->recipe_room = recipe_room(recipe);
     h->ranks = ranks;
+    h->sets = *sets;
     atomic_init(&h->flushed, -1);
     atomic_init(&h->failed, -1);
     memcpy(h->magic, MAGIC, sizeof MAGIC);
     h->crc = head_crc(h);
 }
 
-int ckpt_shared_create(struct ckpt_shared **out, const char *folder, const struct ckpt_size *size, uint32_t ranks, size_t recipe)
+int ckpt_shared_create(struct ckpt_shared **out, const char *folder, const struct ckpt_sets *sets, const struct ckpt_size *size, uint32_t ranks, size_t recipe)
 {
     struct ckpt_shared *s;
     struct stat st;
-    TR_TRY(new_shared(&s, folder));
+    TR_TRY(new_shared(&s, folder, sets->node));
     int rc;
     uint64_t bytes = ckpt_shared_head_bytes(ranks, recipe);
     for (uint32_t r = 0; r < ranks; r++) bytes += ckpt_shared_rank_bytes(&size[r]);
@@ -128,7 +141,7 @@ int ckpt_shared_create(struct ckpt_shared **out, const char *folder, const struc
     ckpt_shared_lock(s, CKPT_RANKS, false);
     TR_GO(take_memory(s, bytes));
     TR_GO(map(s, bytes));
-    write_head(s, size, ranks, recipe, &st);
+    write_head(s, sets, size, ranks, recipe, &st);
     *out = s;
     return TR_OK;
 done:
@@ -141,9 +154,9 @@ done:
 
 static bool read_name(struct ckpt_shared *s)
 {
-    char *path;
+    char *path, file[24];
     struct tr_buf text = { 0 };
-    if (tr_path_join(&path, s->folder, ".memory") != TR_OK) return false;
+    if (tr_path_join(&path, s->folder, file_of(s->node, file)) != TR_OK) return false;
     bool ok = tr_exists(path) && tr_read_file(&text, path) == TR_OK && text.size == 24 && !strncmp(text.data, "/train-", 7) && text.data[23] == '\n';
     if (ok) {
         memcpy(s->name, text.data, 23);
@@ -156,7 +169,7 @@ static bool read_name(struct ckpt_shared *s)
 
 static bool place_fits(const struct ckpt_head *h, const struct ckpt_place *p)
 {
-    return p->at % PAGE == 0 && p->at < h->bytes && p->size.entries < MOST / sizeof(struct ckpt_entry) && p->size.payload < MOST &&
+    return p->at % PAGE == 0 && p->at < h->bytes && p->size.entries < MOST / sizeof(struct ckpt_entry) && p->size.payload < MOST && p->size.parity < MOST &&
            p->slot_bytes == slot_bytes(&p->size) && ckpt_shared_rank_bytes(&p->size) <= h->bytes - p->at;
 }
 
@@ -172,18 +185,18 @@ static bool is_sound(const struct ckpt_shared *s, const struct stat *folder)
     return h->device == (uint64_t)folder->st_dev && h->inode == (uint64_t)folder->st_ino; /* a copied folder owns nothing */
 }
 
-int ckpt_shared_open(struct ckpt_shared **out, const char *folder)
+int ckpt_shared_open(struct ckpt_shared **out, const char *folder, uint32_t node)
 {
     struct ckpt_shared *s;
     struct stat st, at;
     *out = NULL;
-    TR_TRY(new_shared(&s, folder));
+    TR_TRY(new_shared(&s, folder, node));
     int rc = TR_OK;
     if (stat(folder, &at) || !read_name(s)) goto none;
     s->fd = shm_open(s->name, O_RDWR | O_CLOEXEC, 0);
     if (s->fd < 0 || fstat(s->fd, &st) || st.st_uid != geteuid() || (st.st_mode & 0777) != 0600 || st.st_size < 2 * PAGE) goto none;
     TR_GO(map(s, (size_t)st.st_size));
-    if (!is_sound(s, &at)) goto none;
+    if (!is_sound(s, &at) || s->head->sets.node != node) goto none;
     *out = s;
     return TR_OK;
 none:
@@ -192,12 +205,12 @@ done:
     return rc;
 }
 
-int ckpt_shared_claim(struct ckpt_shared **out, const char *folder)
+int ckpt_shared_claim(struct ckpt_shared **out, const char *folder, uint32_t node)
 {
     for (int tries = 0; ; tries++) {
         struct stat st;
         bool alone = false;
-        TR_TRY(ckpt_shared_open(out, folder));
+        TR_TRY(ckpt_shared_open(out, folder, node));
         if (!*out) return TR_OK;
         bool mine = ckpt_shared_lock(*out, CKPT_RANKS, true) && ckpt_shared_lock(*out, CKPT_RANKS, false);
         if (mine && !fstat((*out)->fd, &st) && st.st_nlink > 0) return TR_OK;
@@ -213,15 +226,15 @@ int ckpt_shared_claim(struct ckpt_shared **out, const char *folder)
 
 bool ckpt_shared_is_named(const struct ckpt_shared *s)
 {
-    struct ckpt_shared now = { .folder = s->folder };
+    struct ckpt_shared now = { .folder = s->folder, .node = s->node };
     return read_name(&now) && !strcmp(now.name, s->name);
 }
 
 void ckpt_shared_remove(struct ckpt_shared *s)
 {
-    char *path;
+    char *path, file[24];
     shm_unlink(s->name);
-    if (tr_path_join(&path, s->folder, ".memory") != TR_OK) return;
+    if (tr_path_join(&path, s->folder, file_of(s->node, file)) != TR_OK) return;
     if (ckpt_shared_is_named(s)) unlink(path);
     free(path);
 }
@@ -254,8 +267,16 @@ int64_t ckpt_shared_holder(struct ckpt_shared *s, enum ckpt_lock which, bool *al
 
 struct ckpt_slot *ckpt_shared_slot(const struct ckpt_shared *s, uint32_t rank, int slot)
 {
-    return (struct ckpt_slot *)(void *)(s->base + s->place[rank].at + (uint64_t)slot * s->place[rank].slot_bytes);
+    const struct ckpt_place *p = &s->place[rank];
+    return (struct ckpt_slot *)(void *)(s->base + p->at + (uint64_t)slot * (p->slot_bytes + parity_bytes(&p->size)));
 }
+
+struct ckpt_parity *ckpt_slot_parity(const struct ckpt_shared *s, uint32_t rank, struct ckpt_slot *slot)
+{
+    return (struct ckpt_parity *)(void *)((unsigned char *)slot + s->place[rank].slot_bytes);
+}
+
+unsigned char *ckpt_parity_pieces(struct ckpt_parity *p) { return (unsigned char *)p + PAGE; }
 
 struct ckpt_entry *ckpt_slot_entries(struct ckpt_slot *slot) { return (struct ckpt_entry *)(void *)((unsigned char *)slot + ALIGN); }
 unsigned char *ckpt_slot_payload(const struct ckpt_shared *s, uint32_t rank, struct ckpt_slot *slot) { return (unsigned char *)slot + entries_bytes(s->place[rank].size.entries); }

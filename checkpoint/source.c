@@ -43,6 +43,18 @@ done:
     return rc;
 }
 
+int ckpt_source_nodes(struct ckpt_source *s, const struct ckpt_shared *m, int64_t version, const struct ckpt_nodes *n)
+{
+    int rc;
+    *s = (struct ckpt_source){ .step = version };
+    TR_GO(name_source(s, NULL, version));
+    TR_GO(ckpt_image_gather(&s->img, m, version, n));
+    rc = ckpt_image_verify(&s->img);
+done:
+    if (rc != TR_OK) ckpt_source_release(s);
+    return rc;
+}
+
 void ckpt_source_release(struct ckpt_source *s)
 {
     tr_h5_close(s->file);
@@ -88,14 +100,12 @@ int ckpt_source_item(const struct ckpt_source *s, const char *name, struct ckpt_
 }
 
 /* Rows that a part has of [begin, begin + n). */
-static void copy_part(const struct ckpt_part_of *p, int64_t begin, int64_t n, char *host)
+static int copy_part(const struct ckpt_source *s, const struct ckpt_part_of *p, int64_t begin, int64_t n, char *host)
 {
     int64_t from = begin > p->e.begin ? begin : p->e.begin, to = begin + n < p->e.begin + p->e.rows ? begin + n : p->e.begin + p->e.rows;
     size_t row = ckpt_entry_row(&p->e);
-    if (from >= to) return;
-    const unsigned char *data = p->data + (size_t)(from - p->e.begin) * row;
-    memcpy(host + (size_t)(from - begin) * row, data, (size_t)(to - from) * row);
-    ckpt_image_forget(data, (size_t)(to - from) * row);
+    if (from >= to) return TR_OK;
+    return ckpt_image_read(&s->img, p, (size_t)(from - p->e.begin) * row, (size_t)(to - from) * row, host + (size_t)(from - begin) * row);
 }
 
 int ckpt_source_rows(const struct ckpt_source *s, const char *name, enum tr_dtype type, int64_t begin, int64_t n, void *host)
@@ -104,7 +114,7 @@ int ckpt_source_rows(const struct ckpt_source *s, const char *name, enum tr_dtyp
     if (s->file) return tr_h5_read_rows(s->file, name, type, begin, n, host);
     const struct ckpt_part_of *p = find(s, name, &parts);
     if (!p || p->e.dtype != type || begin < 0 || begin > p->e.dim[0] - n) return tr_fail(TR_EINPUT, "%s has no such rows of '%s'", s->label, name);
-    for (size_t i = 0; i < parts; i++) copy_part(&p[i], begin, n, host);
+    for (size_t i = 0; i < parts; i++) TR_TRY(copy_part(s, &p[i], begin, n, host));
     return TR_OK;
 }
 
@@ -114,8 +124,7 @@ int ckpt_source_words(const struct ckpt_source *s, const char *name, uint64_t *w
     if (s->file) return tr_h5_read_words(s->file, name, words, count);
     const struct ckpt_part_of *p = find(s, name, &parts);
     if (!p || !p->e.words || p->e.dim[0] != count) return tr_fail(TR_EINPUT, "%s has no %" PRId64 " words '%s'", s->label, count, name);
-    memcpy(words, p->data, p->e.bytes);
-    return TR_OK;
+    return ckpt_image_read(&s->img, p, 0, p->e.bytes, words);
 }
 
 int ckpt_source_check(const struct ckpt_source *s, const char *name, uint32_t crc)

@@ -17,6 +17,8 @@ struct ckpt_source {
 int ckpt_source_file(struct ckpt_source *s, const char *path);
 /* Verifies the version's bytes, too, when `verify`. Errors: TR_EDAMAGED. */
 int ckpt_source_memory(struct ckpt_source *s, const struct ckpt_shared *m, int64_t version, bool verify);
+/* The same of several nodes; each rank verifies its own parts. Every rank then reads the same rows in the same order. Collective. */
+int ckpt_source_nodes(struct ckpt_source *s, const struct ckpt_shared *m, int64_t version, const struct ckpt_nodes *n);
 void ckpt_source_release(struct ckpt_source *s);
 
 bool ckpt_source_has(const struct ckpt_source *s, const char *name);

@@ -242,10 +242,31 @@ static int add_group(MPI_Comm comm, int first, int stride)
     return tr_calloc(&g->waiting, (size_t)g->c.size, sizeof *g->waiting);
 }
 
+/* The node of this rank: its machine, or (TR_NODES = n, to try what several nodes do) one of n equal parts of all ranks. A machine
+ * whose ranks do not follow one another has no place in an order of nodes. */
+static int find_node(MPI_Comm world)
+{
+    struct tr_comm *c = all();
+    const char *parts = getenv("TR_NODES");
+    int n = parts ? atoi(parts) : 0;
+    MPI_Comm here;
+    if (MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
+    MPI_Comm_size(here, &c->local);
+    MPI_Comm_rank(here, &c->place);
+    c->lead = c->rank;
+    MPI_Bcast(&c->lead, 1, MPI_INT, 0, here);
+    if (c->lead + c->place != c->rank) c->lead = -1;
+    MPI_Comm_free(&here);
+    if (n < 1 || c->size % n) return TR_OK;
+    c->local = c->size / n;
+    c->lead = c->rank / c->local * c->local;
+    return TR_OK;
+}
+
 static int start(void)
 {
     int level;
-    MPI_Comm world, here;
+    MPI_Comm world;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS || level < MPI_THREAD_FUNNELED)
         return tr_fail(TR_EFAIL, "MPI could not start; `mpirun -n 2 hostname` tells whether it works here at all");
     w.on = true;
@@ -254,10 +275,7 @@ static int start(void)
         return tr_fail(TR_EFAIL, "MPI could not make its communicators");
     MPI_Comm_set_errhandler(w.notes, MPI_ERRORS_RETURN);
     TR_TRY(add_group(world, 0, 1));
-    if (MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here) != MPI_SUCCESS) return tr_fail(TR_EFAIL, "MPI could not tell which ranks share a machine");
-    MPI_Comm_size(here, &all()->local);
-    MPI_Comm_rank(here, &all()->place);
-    MPI_Comm_free(&here);
+    TR_TRY(find_node(world));
     TR_TRY(tr_calloc(&w.request, (size_t)all()->size, sizeof(MPI_Request)));
     for (int r = 0; r < all()->size; r++) w.request[r] = MPI_REQUEST_NULL;
     return TR_OK;

@@ -251,9 +251,10 @@ static int capture(struct job *j)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every with layers that take turns and parallel.zero = %" PRId64 " (%s): a rank's share of the state changes with the turn; set parallel.zero = 0 or checkpoint.memory_every = 0", r->parallel.zero, r->path);
     if (opt_takes_turns(j->opt) && j->stages > 1)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every with layers that take turns and parallel.pipeline = %d (%s): the state moves between stages with the turn; set checkpoint.memory_every = 0", j->stages, r->path);
-    struct ckpt_capture_setup setup = { .folder = r->run.dir, .comm = j->comm, .owned = job_visit_owned, .self = j, .groups = j->net->n_params,
+    struct ckpt_capture_setup setup = { .folder = r->run.dir, .owned = job_visit_owned, .self = j, .groups = j->net->n_params,
                                         .keep = r->checkpoint.keep, .compress = r->checkpoint.compress };
     int rc;
+    TR_GO(job_nodes(&setup.nodes, r, j->comm));
     TR_GO(recipe_print(r, &text));
     setup.recipe = text.data;
     rc = ckpt_capture_new(&j->capture, &setup);

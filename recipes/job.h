@@ -79,6 +79,8 @@ int job_visit(void *job, struct tr_visitor *v);
 
 /* The same as this rank has it, listed by parameter; local. */
 int job_visit_owned(void *job, const struct tr_owned *v);
+/* How the ranks lie on nodes, and checkpoint.redundancy over them. Errors: TR_EINPUT. Collective. */
+int job_nodes(struct ckpt_nodes *n, const struct recipe *r, struct tr_comm *comm);
 
 /* Bytes moved so far by memory.offload, and those of its files; zeros without. */
 struct tr_spill_counts job_disk(const struct job *j);

@@ -66,6 +66,7 @@ int job_step_by_losses(struct job *j, struct step_result *out)
     TR_TRY(opt_settle(j->opt));
     sums[0] = (double)k.tokens;
     sums[1] = j->stop;
+    TR_TRY(ckpt_capture_protect(j->capture));
     sums[2] = ckpt_capture_say(j->capture);
     TR_TRY(tr_comm_sum(j->comm, sums, 3));
     ckpt_capture_hear(j->capture, sums[2]);

@@ -1,4 +1,5 @@
 #include "recipes/recipe.h"
+#include "checkpoint/code.h"
 #include "libtrain/base/file.h"
 #include "libtrain/base/status.h"
 #include <inttypes.h>
@@ -79,7 +80,7 @@ static const struct tr_option checkpoint_options[] = {
     { "every", TR_OPT_INT, AT(checkpoint.every), "100", 0, BIG, NULL, "steps between snapshots on disk, the last step included; 0 = none" },
     { "memory_every", TR_OPT_INT, AT(checkpoint.memory_every), "0", 0, BIG, NULL, "steps between snapshots in memory, twice the state: copied while training goes on, resumed from when processes die; 0 = none" },
     { "keep", TR_OPT_INT, AT(checkpoint.keep), "2", 0, BIG, NULL, "newest snapshots that stay; 0 = all" },
-    { "redundancy", TR_OPT_TEXT, AT(checkpoint.redundancy), "", 0, 0, NULL, "erasure code over nodes, e.g. 2+1" },
+    { "redundancy", TR_OPT_TEXT, AT(checkpoint.redundancy), "", 0, 0, NULL, "erasure code of snapshots in memory over nodes, data + parity: with 3+1 one of every 4 nodes may be lost" },
     { "compress", TR_OPT_INT, AT(checkpoint.compress), "0", 0, 9, NULL, "deflate level of snapshots; 0 = off" },
     END
 };
@@ -262,9 +263,22 @@ static int fill_names(struct recipe *r)
 static int refuse_unbuilt(const struct recipe *r)
 {
     const char *p = r->path;
-    if (r->checkpoint.redundancy[0]) return tr_fail(TR_EINPUT, "checkpoint.redundancy (%s): this version has no erasure code; remove it", p);
     if (r->parallel.pipeline == 1 && (r->parallel.schedule || r->parallel.vocabulary || r->parallel.layers[0]))
         return tr_fail(TR_EINPUT, "parallel.%s (%s): it has a meaning with parallel.pipeline above 1 only; remove it", r->parallel.schedule ? "schedule" : r->parallel.vocabulary ? "vocabulary" : "layers", p);
+    return TR_OK;
+}
+
+static int check_redundancy(const struct recipe *r)
+{
+    int k, m;
+    if (!r->checkpoint.redundancy[0]) return TR_OK;
+    if (ckpt_code_parse(r->checkpoint.redundancy, &k, &m) != TR_OK) {
+        char why[120];
+        snprintf(why, sizeof why, "%.119s", tr_message());
+        return tr_fail(TR_EINPUT, "checkpoint.redundancy = %.40s (%s): %s", r->checkpoint.redundancy, r->path, why);
+    }
+    if (r->checkpoint.memory_every == 0)
+        return tr_fail(TR_EINPUT, "checkpoint.redundancy = %s (%s): it protects snapshots in memory, and there are none; set checkpoint.memory_every, or remove it", r->checkpoint.redundancy, r->path);
     return TR_OK;
 }
 
@@ -290,6 +304,7 @@ static int check(struct recipe *r)
         return tr_fail(TR_EINPUT, "memory.offload_dir (%s): it has a meaning with memory.offload = disk only; remove it or set that", p);
     if (r->checkpoint.memory_every > 0 && r->memory.offload == RECIPE_OFFLOAD_DISK)
         return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " with memory.offload = disk (%s): snapshots in memory would hold what waits on disk; set checkpoint.memory_every = 0 or memory.offload = none", r->checkpoint.memory_every, p);
+    TR_TRY(check_redundancy(r));
     if (r->memory.recompute == RECIPE_RECOMPUTE_AUTO && r->memory.budget == 0) r->memory.recompute = RECIPE_RECOMPUTE_SELECTIVE;
     TR_TRY(fill_names(r));
     return opt_check(r->optimizer, r->n_optimizer, p);

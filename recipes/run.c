@@ -45,7 +45,8 @@ struct running {
 static int skip_tensor(void *self, const char *name, struct tr_tensor *t) { return TR_OK; }
 static int skip_words(void *self, const char *name, uint64_t *words, int64_t count) { return TR_OK; }
 
-/* The snapshot of this step on disk. With snapshots in memory it is only begun; `final`: it must be there. */
+/* The snapshot of this step on disk. With snapshots in memory it is only begun; `final`: it must be there. Where those lie on
+ * several nodes none has all of it, and the ranks write it as they do without. */
 static int save(struct running *s, bool final, double *seconds)
 {
     const struct recipe *r = s->j.r;
@@ -53,7 +54,7 @@ static int save(struct running *s, bool final, double *seconds)
     if (s->saved == step) return TR_OK;
     double t = tr_now();
     s->j.comm->doing = "a snapshot";
-    if (s->j.capture) {
+    if (s->j.capture && !r->checkpoint.redundancy[0]) {
         TR_TRY(ckpt_capture_begin(s->j.capture, step, true));
         s->saved = step;
         if (!final) return TR_OK; /* what it blocks is the next step's */
@@ -77,8 +78,8 @@ static int check_supported(const struct recipe *r)
     if (asked != c->size)
         return tr_fail(TR_EINPUT, "%d rank%s for parallel.data x parallel.pipeline = %" PRId64 " x %" PRId64 " = %" PRId64 " (%s): start with `mpirun -n %" PRId64 "`, or set parallel.data = %d",
                        c->size, c->size > 1 ? "s" : "", r->parallel.data, r->parallel.pipeline, asked, r->path, asked, c->size);
-    if (r->checkpoint.memory_every > 0 && c->local < c->size)
-        return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " (%s): its snapshots are of one machine's ranks, these are on several; set it to 0", r->checkpoint.memory_every, r->path);
+    if (r->checkpoint.memory_every > 0 && c->local < c->size && !r->checkpoint.redundancy[0])
+        return tr_fail(TR_EINPUT, "checkpoint.memory_every = %" PRId64 " (%s): its snapshots are of one machine's ranks, these are on several; set checkpoint.redundancy, or this to 0", r->checkpoint.memory_every, r->path);
     if (!r->data.train[0]) return tr_fail(TR_EINPUT, "nothing to train on (%s): set data.train to a file, folder or glob", r->path);
     return TR_OK;
 }
@@ -125,7 +126,7 @@ static int same_everywhere(struct running *s)
 struct origin {
     char *path;                  /* a snapshot on disk, or NULL */
     int64_t version;             /* a version in memory, or -1; -2: it was written to disk */
-    struct ckpt_shared *left;    /* rank 0: what an earlier process left in memory, NULL: nothing */
+    struct ckpt_shared *left;    /* a node's first rank: what an earlier process left in memory, NULL: nothing */
 };
 
 /* The newest version in memory that is whole, when it is newer than what is on disk. */
@@ -148,12 +149,8 @@ static int from_memory(struct origin *o, const char *dir)
     return rc;
 }
 
-/* Rank 0 looks at what is left in memory: it is resumed from, or goes to disk before anything else does. */
-static int find_memory(struct origin *o, const struct recipe *r, const char *resume)
+static int to_disk(struct origin *o)
 {
-    TR_TRY(ckpt_shared_claim(&o->left, r->run.dir));
-    if (!o->left) return TR_OK;
-    if (resume && !resume[0] && r->checkpoint.memory_every > 0) return from_memory(o, r->run.dir);
     TR_TRY(ckpt_keeper_rescue(o->left));
     ckpt_shared_remove(o->left);
     ckpt_shared_close(o->left);
@@ -161,20 +158,60 @@ static int find_memory(struct origin *o, const struct recipe *r, const char *res
     return TR_OK;
 }
 
+/* Rank 0 looks at what is left in memory: it is resumed from, or goes to disk before anything else does. */
+static int find_memory(struct origin *o, const struct recipe *r, const char *resume)
+{
+    TR_TRY(ckpt_shared_claim(&o->left, r->run.dir, 0));
+    if (!o->left) return TR_OK;
+    const struct ckpt_sets *sets = &o->left->head->sets;
+    if (sets->data)
+        return tr_fail(TR_EINPUT, "an earlier run has snapshots in the memory of %" PRIu32 " nodes (%s): go on with --resume and checkpoint.redundancy = %" PRIu32 "+%" PRIu32 ", or choose another run.dir", sets->nodes, r->path, sets->data, sets->parity);
+    if (resume && !resume[0] && r->checkpoint.memory_every > 0) return from_memory(o, r->run.dir);
+    return to_disk(o);
+}
+
+/* The same where it lies on several nodes: what is left there is of use to a resume alone, which all ranks look for together. */
+static int find_on_nodes(struct origin *o, const struct recipe *r, struct tr_comm *c, bool resume)
+{
+    struct ckpt_nodes n;
+    int64_t disk = -1;
+    char *path = NULL;
+    TR_TRY(job_nodes(&n, r, c));
+    if (ckpt_nodes_lead(&n)) TR_TRY(ckpt_shared_claim(&o->left, r->run.dir, n.sets.node));
+    if (o->left && !o->left->head->sets.data) TR_TRY(to_disk(o)); /* of a run on one node */
+    if (resume && c->rank == 0 && ckpt_newest(&path, &disk, r->run.dir) != TR_OK) disk = -1;
+    free(path);
+    uint64_t word = (uint64_t)(disk + 1);
+    TR_TRY(tr_comm_words(c, &word, 1, 0));
+    TR_TRY(ckpt_nodes_find(&n, o->left, (int64_t)word - 1, &o->version));
+    if (o->version < 0 || resume) return TR_OK;
+    return tr_fail(TR_EINPUT, "the nodes hold step %" PRId64 " of an earlier run in memory (%s): continue it with --resume, choose another run.dir, or remove from /dev/shm what '%s/.memory*' name", o->version, r->path, r->run.dir);
+}
+
+/* A supervised run that lost what it had in memory before there was anything on disk. */
+static int begin_again(struct origin *o, const struct recipe *r, struct tr_comm *c)
+{
+    int64_t step;
+    int rc = ckpt_newest(&o->path, &step, r->run.dir);
+    if (rc != TR_EINPUT || !r->checkpoint.redundancy[0] || !ckpt_keeper_supervised()) return rc;
+    if (c->rank == 0) tr_warn("no snapshot is whole, in memory or on disk: from the beginning");
+    return TR_OK;
+}
+
 static int find_origin(struct origin *o, const struct recipe *r, const char *resume)
 {
     struct tr_comm *c;
-    int64_t step;
     uint64_t word;
     *o = (struct origin){ .version = -1 };
     TR_TRY(par_world(&c));
     c->doing = "start";
-    if (c->rank == 0) TR_TRY(find_memory(o, r, resume));
+    if (r->checkpoint.redundancy[0]) TR_TRY(find_on_nodes(o, r, c, resume && !resume[0]));
+    else if (c->rank == 0) TR_TRY(find_memory(o, r, resume));
     word = (uint64_t)(o->version + 1);
     TR_TRY(tr_comm_words(c, &word, 1, 0));
     o->version = (int64_t)word - 1;
     if (!resume || o->version >= 0 || o->path) return TR_OK;
-    return resume[0] ? tr_strdup(&o->path, resume) : ckpt_newest(&o->path, &step, r->run.dir);
+    return resume[0] ? tr_strdup(&o->path, resume) : begin_again(o, r, c);
 }
 
 static void say_start(const struct job *j, const struct forecast *f)
@@ -209,7 +246,7 @@ static int restore(struct running *s, struct origin *o)
     }
     if (o->version == -2) TR_TRY(ckpt_newest(&o->path, &step, j->r->run.dir)); /* of another layout: it is on disk now */
     if (o->version >= 0) {
-        TR_TRY(ckpt_source_memory(&src, ckpt_capture_shared(j->capture), o->version, false));
+        TR_TRY(ckpt_capture_source(j->capture, o->version, &src));
         int rc = ckpt_load_source(&src, &step, job_visit, j, NULL);
         ckpt_source_release(&src);
         TR_TRY(rc);
@@ -317,10 +354,11 @@ static int one_step(struct running *s)
     row.memory = tr_mem_ledger();
     row.peak_rss = tr_rss_peak();
     if (j->comm->size > 1) TR_TRY(span_ranks(j->comm, &row));
-    bool again = saves && (final || !j->capture); /* the row is not finished before the snapshot is */
+    bool by_keeper = j->capture && !r->checkpoint.redundancy[0];
+    bool again = saves && (final || !by_keeper); /* the row is not finished before the snapshot is */
     if (s->writes && (again || j->capture)) TR_TRY(metrics_write(s->metrics, &row, again));
     if (saves) TR_TRY(save(s, final, &block));
-    else if (j->capture && !last && step % r->checkpoint.memory_every == 0) TR_TRY(ckpt_capture_begin(j->capture, step, false));
+    if (j->capture && !last && (!saves || r->checkpoint.redundancy[0]) && step % r->checkpoint.memory_every == 0) TR_TRY(ckpt_capture_begin(j->capture, step, false));
     if (!s->writes) return TR_OK;
     if (again || !j->capture) {
         row.checkpoint_block_s += block;

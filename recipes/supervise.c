@@ -47,6 +47,9 @@ struct supervisor {
     char scratch[40];     /* folder of the ranks' MPI, "" without one: its files stay when mpirun is killed */
 };
 
+/* Nodes that may have snapshots in memory: those that are not there, or cannot be seen from here, are passed over. */
+static uint32_t nodes(const struct supervisor *s) { return s->r->checkpoint.redundancy[0] ? (uint32_t)s->ranks : 1; }
+
 static ino_t snapshots_folder(const struct recipe *r)
 {
     char *path;
@@ -62,7 +65,7 @@ static ino_t snapshots_folder(const struct recipe *r)
 static int newest(const struct supervisor *s, int64_t *step)
 {
     char *path, name[32];
-    int64_t memory = ckpt_keeper_newest(s->r->run.dir, name);
+    int64_t memory = ckpt_keeper_newest(s->r->run.dir, nodes(s), name);
     *step = -1;
     if (!s->resume && !strcmp(name, s->memory)) memory = -1;
     ino_t now = snapshots_folder(s->r);
@@ -268,7 +271,7 @@ int recipe_supervise(struct recipe *r, const char *resume, int64_t ranks, const 
         tr_warn("checkpoint.every = 0 (%s): after a failure this run starts from the beginning", r->path);
     if (2 * (n_sets + 1) + 12 > ARGS) return tr_fail(TR_EINPUT, "too many --set with --supervise (%s): put them into the recipe", r->path);
     s.before = snapshots_folder(r);
-    ckpt_keeper_newest(r->run.dir, s.memory);
+    ckpt_keeper_newest(r->run.dir, nodes(&s), s.memory);
     snprintf(s.scratch, sizeof s.scratch, "/dev/shm/train-mpi-XXXXXX");
     if (s.ranks == 1 || !mkdtemp(s.scratch)) s.scratch[0] = 0;
     prctl(PR_SET_CHILD_SUBREAPER, 1);

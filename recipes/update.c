@@ -211,7 +211,7 @@ int update_finish(struct update *u, double *norm)
     if (update_keeps(j)) TR_TRY(tr_net_weights(j->net, measure_kept, u));
     TR_TRY(join_stages(u));
     double *disk = update_losses(j) + j->micro_batches + UPDATE_SUMS - 1;
-    ckpt_capture_settle(j->capture);
+    TR_TRY(ckpt_capture_protect(j->capture));
     *disk = ckpt_capture_say(j->capture);
     TR_TRY(tr_comm_sum(j->comm, j->figures, (size_t)(n + j->micro_batches + UPDATE_SUMS)));
     ckpt_capture_hear(j->capture, *disk);

@@ -42,8 +42,8 @@ int cmd_doctor(const struct arguments *a)
     printf("matmul f32   %.0f GFLOP/s\n", tr_gemm_rate(TR_F32, 1024, 1536, 576));
     if (tr_gemm_has_bf16()) printf("matmul bf16  %.0f GFLOP/s\n", tr_gemm_rate(TR_BF16, 1024, 1536, 576));
     else printf("matmul bf16  not native: compute = auto means f32\n");
-    printf("oneDNN       %s\nOpenBLAS     %s\nLAPACKE      %s\nHDF5         %s\nOpen MPI     %s\n", HAVE_ONEDNN ? "built in" : "no", HAVE_BLAS ? "built in" : "no",
-           HAVE_LAPACKE ? "built in" : "no", HAVE_HDF5 ? "built in" : "no", HAVE_MPI ? "found" : "no");
+    printf("oneDNN       %s\nOpenBLAS     %s\nLAPACKE      %s\nHDF5         %s\nOpen MPI     %s\nISA-L        %s\n", HAVE_ONEDNN ? "built in" : "no", HAVE_BLAS ? "built in" : "no",
+           HAVE_LAPACKE ? "built in" : "no", HAVE_HDF5 ? "built in" : "no", HAVE_MPI ? "found" : "no", HAVE_ISAL ? "built in" : "no");
     printf("CUDA module  %s\n", HAVE_CUDA ? "built" : "no");
     say_device();
     printf("memory       %.1f GB free of %.1f GB\n", meminfo("MemAvailable:") / 1e9, meminfo("MemTotal:") / 1e9);

@@ -265,20 +265,22 @@ int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all)
     return rc;
 }
 
-int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root)
+int tr_comm_bytes(struct tr_comm *c, void *bytes, size_t n, int root)
 {
-    size_t *bytes;
-    count(c, 1, n * sizeof *words);
+    size_t *each;
+    count(c, 1, n);
     if (c->size == 1 || tr_mem_is_dry() || !n) return TR_OK;
-    TR_TRY(tr_calloc(&bytes, (size_t)c->size, sizeof *bytes));
-    bytes[root] = n * sizeof *words;
-    uint64_t *copy = NULL;
-    int rc = tr_calloc(&copy, n, sizeof *copy);
-    if (rc == TR_OK) memcpy(copy, words, n * sizeof *copy);
-    if (rc == TR_OK) rc = c->kind->all_gather(c, copy, words, bytes);
+    TR_TRY(tr_calloc(&each, (size_t)c->size, sizeof *each));
+    each[root] = n;
+    char *copy = NULL;
+    int rc = tr_calloc(&copy, n, 1);
+    if (rc == TR_OK) memcpy(copy, bytes, n);
+    if (rc == TR_OK) rc = c->kind->all_gather(c, copy, bytes, each);
     free(copy);
-    free(bytes);
+    free(each);
     return rc;
 }
+
+int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root) { return tr_comm_bytes(c, words, n * sizeof *words, root); }
 
 int tr_comm_barrier(struct tr_comm *c) { return tr_mem_is_dry() ? TR_OK : c->kind->barrier(c); }

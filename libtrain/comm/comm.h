@@ -30,7 +30,8 @@ struct tr_comm {
      * rank at the other end, of a message; -1: collective. */
     int (*exchange)(struct tr_comm *c, const struct tr_device_piece *piece, int n, int peer);
     void *link;                  /* its own */
-    int rank, size, local, place;   /* local: ranks on this machine; place: of this one among them */
+    int rank, size, local, place;   /* local: ranks on this node; place: of this one among those of its machine */
+    int lead;                    /* the first rank of this node, where they follow one another, else -1 */
     bool planned;                /* these ranks are not there: only forecasts are made, of the rank that is dealt most */
     double timeout;              /* seconds */
     const char *doing;           /* what for, in messages */
@@ -52,8 +53,9 @@ int tr_comm_reduce_rows(struct tr_comm *c, struct tr_tensor *own, const struct t
 int tr_comm_gather_rows(struct tr_comm *c, struct tr_tensor *t, const struct tr_tensor *own, const int64_t *first);
 /* x[i] = sum over ranks, in their order. */
 int tr_comm_sum(struct tr_comm *c, double *x, size_t n);
-/* Every rank gets the words of rank `root`. */
+/* Every rank gets the words, or the bytes, of rank `root`. */
 int tr_comm_words(struct tr_comm *c, uint64_t *words, size_t n, int root);
+int tr_comm_bytes(struct tr_comm *c, void *bytes, size_t n, int root);
 /* all[r * n + i] = x[i] of rank r. */
 int tr_comm_each(struct tr_comm *c, const double *x, size_t n, double *all);
 int tr_comm_barrier(struct tr_comm *c);

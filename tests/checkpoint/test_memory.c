@@ -141,8 +141,8 @@ static int64_t begin_run(struct rank *k, const char *folder, int rank, int ranks
     int64_t version = -1;
     k->comm = (struct tr_comm){ .kind = ranks > 1 ? &meet_kind : tr_comm_alone()->kind, .rank = rank, .size = ranks, .local = ranks, .doing = "" };
     state_init(&k->s);
-    NEED(ckpt_capture_new(&k->c, &(struct ckpt_capture_setup){ .folder = folder, .comm = &k->comm, .owned = owned, .self = &k->s, .groups = GROUPS, .recipe = "[model]\n", .keep = 2 }) == TR_OK);
-    if (rank == 0) NEED(ckpt_shared_claim(&left, folder) == TR_OK);
+    NEED(ckpt_capture_new(&k->c, &(struct ckpt_capture_setup){ .folder = folder, .nodes = { .sets.nodes = 1, .per = ranks, .comm = &k->comm }, .owned = owned, .self = &k->s, .groups = GROUPS, .recipe = "[model]\n", .keep = 2 }) == TR_OK);
+    if (rank == 0) NEED(ckpt_shared_claim(&left, folder, 0) == TR_OK);
     if (left) version = ckpt_shared_newest(left, INT64_MAX);
     NEED(ckpt_capture_attach(k->c, left, &version) == TR_OK);
     if (version >= 0) {
@@ -204,7 +204,7 @@ static char *run_folder(void)
 static bool has_memory(const char *folder)
 {
     struct ckpt_shared *s;
-    assert_ok(ckpt_shared_open(&s, folder));
+    assert_ok(ckpt_shared_open(&s, folder, 0));
     ckpt_shared_close(s);
     return s != NULL;
 }
@@ -374,7 +374,7 @@ static void one_run_at_a_time(void **state)
     char *folder = run_folder(), copy[600], from[700], to[700];
     struct ckpt_shared *s;
     pid_t child = start_and_wait(folder);
-    assert_int_equal(ckpt_shared_claim(&s, folder), TR_EINPUT);
+    assert_int_equal(ckpt_shared_claim(&s, folder, 0), TR_EINPUT);
     assert_non_null(strstr(tr_message(), "in use"));
     snprintf(copy, sizeof copy, "%s-copy", folder);
     snprintf(from, sizeof from, "%s/.memory", folder);
@@ -443,7 +443,7 @@ static int reads_well(const char *folder)
 {
     struct ckpt_shared *s;
     struct ckpt_source src;
-    assert_ok(ckpt_shared_open(&s, folder));
+    assert_ok(ckpt_shared_open(&s, folder, 0));
     if (!s) return TR_EDAMAGED;
     int64_t v = ckpt_shared_newest(s, INT64_MAX);
     int rc = v == 4 ? ckpt_source_memory(&src, s, v, true) : TR_EDAMAGED;
@@ -463,7 +463,7 @@ static int reads_well(const char *folder)
 static void flip_bits(const char *folder)
 {
     struct ckpt_shared *s;
-    assert_ok(ckpt_shared_open(&s, folder));
+    assert_ok(ckpt_shared_open(&s, folder, 0));
     for (int i = 0; i < 200; i++) {
         uint32_t rank = (uint32_t)(i % 2);
         struct ckpt_slot *slot = ckpt_shared_slot(s, rank, ckpt_shared_find(s, rank, 4));
@@ -495,7 +495,7 @@ static void complete_or_nothing(void **state)
     assert_true(WIFSIGNALED(status));
     for (int i = 0; i < 200; i++) { /* rank 0 has its part of version 5 soon */
         struct ckpt_shared *s;
-        assert_ok(ckpt_shared_open(&s, folder));
+        assert_ok(ckpt_shared_open(&s, folder, 0));
         bool has = ckpt_shared_find(s, 0, 5) >= 0;
         ckpt_shared_close(s);
         if (has) break;
@@ -515,8 +515,9 @@ static void too_little_memory(void **state)
 {
     char *folder = run_folder();
     struct ckpt_shared *s;
-    struct ckpt_size size = { 10, (uint64_t)1 << 44 };
-    assert_int_equal(ckpt_shared_create(&s, folder, &size, 1, 100), TR_EFAIL);
+    struct ckpt_size size = { 10, (uint64_t)1 << 44, 0 };
+    struct ckpt_sets sets = { .nodes = 1 };
+    assert_int_equal(ckpt_shared_create(&s, folder, &sets, &size, 1, 100), TR_EFAIL);
     assert_non_null(strstr(tr_message(), "35184372.1 MB of /dev/shm"));
     assert_non_null(strstr(tr_message(), "checkpoint.memory_every = 0"));
     assert_false(has_memory(folder));

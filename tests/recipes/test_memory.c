@@ -128,7 +128,7 @@ static void a_whole_run(void **state)
     read_snapshot(&a, r.run.dir, 4);
     read_snapshot(&a, r.run.dir, 6);
     tr_buf_release(&a);
-    assert_int_equal(ckpt_keeper_newest(r.run.dir, name), -1);
+    assert_int_equal(ckpt_keeper_newest(r.run.dir, 1, name), -1);
     assert_string_equal(name, "");
     recipe_release(&r);
 }
